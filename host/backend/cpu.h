@@ -1,0 +1,56 @@
+/* cpu.h - what the files of the CPU backend share: state, scratch, the tile loader and the table of SIMD kernels.
+ *
+ * Two faces register from here: "cpu" (cpu_*.c: tiles, OpenBLAS with one thread inside each task, SIMD kernels picked at run time) and "cpu-ref"
+ * (ref_*.c: plain loops, double accumulators, no tiles), the judge of every other backend.
+ */
+#ifndef FLRQ_BACKEND_CPU_H
+#define FLRQ_BACKEND_CPU_H
+
+#include "flrq_backend.h"
+#include "core/error.h"
+
+/** Rows of a tile and columns of a panel: the fixed grid of tasks inside a chunk. 128 x 1024 fp32 = 512 KiB, half of a
+ *  server core's L2. FLRQ_CHUNK_ROWS is a multiple of CPU_TILE_ROWS. */
+enum { CPU_TILE_ROWS = 128, CPU_PANEL_COLS = 1024 };
+
+/** Kernels compiled once per instruction set from cpu_kernels.c; see there for the contracts. */
+typedef struct cpu_kernels cpu_kernels;
+
+typedef struct cpu_state {
+    int threads;
+    const cpu_kernels *kernels;
+    char **scratch;          /* [threads], 64-byte aligned, grown by cpu_scratch(), never shrunk */
+    size_t scratch_bytes;    /* of each */
+} cpu_state;
+
+static inline cpu_state *cpu_of(flrq_backend *be) {
+    return (cpu_state *)be->state;
+}
+
+/** Makes sure every thread has `bytes` of scratch (at cpu_of(be)->scratch[thread]). Contents are undefined. Call before
+ *  flrq_parallel_for(), never inside a task. Grows to a high-water mark: in a block loop only the first block allocates. */
+flrq_status cpu_scratch(flrq_backend *be, size_t bytes);
+
+/** out[i*ld_out + j] = A(row0+i, col0+j) as fp32 for i < rows, j < cols: the one place where the fast face evaluates an operand.
+ *  `work` holds at least rows*a->rank + a->rank*cols floats when a->rank > 0, else may be NULL. */
+void cpu_tile_load(const cpu_kernels *kernels, float *out, int64_t ld_out, const flrq_operand *a, int64_t row0,
+                   int64_t rows, int64_t col0, int64_t cols, float *work);
+
+/** Element (i, j) of an operand in double: the reference. */
+double ref_operand_at(const flrq_operand *a, int64_t i, int64_t j);
+
+/** Allocates be->state: threads (0 = all), kernels for this CPU, single-threaded OpenBLAS. Undone by be->close(). */
+flrq_status cpu_state_new(flrq_backend *be, int threads);
+
+/** Fill the entries of a table that a file provides; called by the registry. Order of files does not matter. */
+void cpu_register_memory(flrq_backend *be);  /* cpu.c        alloc .. sync, info, close */
+void cpu_register_matrix(flrq_backend *be);  /* cpu_matrix.c normal .. amax_curve, count_nonfinite */
+void cpu_register_quant(flrq_backend *be);   /* cpu_quant.c  clip_quantize, pack, unpack */
+void cpu_register_small(flrq_backend *be);   /* cpu_small.c  gram .. svd, input_stats, input_sketch */
+void cpu_register_forward(flrq_backend *be); /* cpu_forward.c linear .. kl */
+void ref_register_matrix(flrq_backend *be);
+void ref_register_quant(flrq_backend *be);
+void ref_register_small(flrq_backend *be);
+void ref_register_forward(flrq_backend *be);
+
+#endif
