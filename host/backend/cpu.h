@@ -13,7 +13,7 @@
  *  server core's L2. FLRQ_CHUNK_ROWS is a multiple of CPU_TILE_ROWS. */
 enum { CPU_TILE_ROWS = 128, CPU_PANEL_COLS = 1024 };
 
-/** Kernels compiled once per instruction set from cpu_kernels.c; see there for the contracts. */
+/** Kernels compiled once per instruction set; see cpu_kernels.h for the contracts. */
 typedef struct cpu_kernels cpu_kernels;
 
 typedef struct cpu_state {
