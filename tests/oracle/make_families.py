@@ -8,7 +8,7 @@ bit for bit, so a key that transformers would ignore or read differently cannot 
 
 Weights come from numpy's Philox generator keyed by the folder's and the tensor's name, so the files do not depend on
 transformers' own initialisation. Norm weights and biases are random too; queries and keys are scaled up so that
-attention is far from uniform.
+attention is far from uniform. Two models have a large rms_norm_eps, so that a reader who ignores the key fails.
 
     python tests/oracle/make_families.py [--only NAME ...] [--out DIR]
 """
@@ -69,7 +69,7 @@ FAMILIES = {
                    rope_scaling=dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                                      original_max_position_embeddings=32, rope_type="llama3"))),
     "llama_linear": dict(
-        cls="Llama", config=decoder(32, 64, 2, 4, 4, max_position_embeddings=256, rms_norm_eps=1e-6,
+        cls="Llama", config=decoder(32, 64, 2, 4, 4, max_position_embeddings=256, rms_norm_eps=1e-3,
                                     tie_word_embeddings=False, **rope(50000.0, "linear", factor=4.0)),
         spell=dict(rope_parameters=dict(factor=4.0, rope_theta=50000.0, rope_type="linear"), head_dim=8,
                    attention_bias=False, mlp_bias=False), dtype_key="dtype"),
@@ -102,7 +102,7 @@ FAMILIES = {
                                     max_window_layers=1, **rope(10000.0)),
         spell=dict(rope_theta=10000.0)),
     "qwen3": dict(
-        cls="Qwen3", config=decoder(32, 48, 2, 4, 2, head_dim=16, max_position_embeddings=128, rms_norm_eps=1e-6,
+        cls="Qwen3", config=decoder(32, 48, 2, 4, 2, head_dim=16, max_position_embeddings=128, rms_norm_eps=2e-3,
                                     tie_word_embeddings=False, attention_bias=False, use_sliding_window=False,
                                     sliding_window=None, max_window_layers=2, **rope(1000000.0)),
         spell=dict(rope_theta=1000000.0, rope_scaling=None)),
@@ -112,7 +112,7 @@ FAMILIES = {
                                activation_function="relu"),
         spell=dict(activation_dropout=0.0, prefix="</s>")),
     "opt_350m": dict(
-        cls="OPT", config=dict(hidden_size=40, ffn_dim=60, num_hidden_layers=2, num_attention_heads=5, vocab_size=96,
+        cls="OPT", config=dict(hidden_size=40, ffn_dim=52, num_hidden_layers=2, num_attention_heads=5, vocab_size=96,
                                max_position_embeddings=48, word_embed_proj_dim=24, do_layer_norm_before=False,
                                activation_function="relu"),
         spell=dict(activation_dropout=0.0, prefix="</s>")),
@@ -127,8 +127,8 @@ def normal(key, shape):
     return torch.from_numpy(g.standard_normal(tuple(shape)).astype(np.float32))
 
 
-def fill(model, folder):
-    """Random values for every parameter, of a size that keeps all parts of the arithmetic visible in the logits."""
+def fill(model, folder, stored):
+    """Random values that dtype `stored` can hold, of a size that keeps all of the arithmetic visible in the logits."""
     tied = model.config.tie_word_embeddings
     with torch.no_grad():
         for name, p in model.named_parameters():            # a tied head appears once, as the embedding
@@ -150,7 +150,7 @@ def fill(model, folder):
                 z *= 1.5 / p.shape[1] ** 0.5
             else:
                 z *= 1.0 / p.shape[1] ** 0.5
-            p.copy_(z)
+            p.copy_(z.to(stored))
 
 
 def logits_of(model, tokens):
@@ -179,15 +179,21 @@ def make(name, spec, out):
     config = getattr(transformers, cls + "Config")(**kw)
     config._attn_implementation = "eager"
     model = getattr(transformers, cls + "ForCausalLM")(config).to(torch.float32)
-    fill(model, name)
     stored = getattr(torch, dtype)
-    model.to(stored)                                         # the weights are what the file can hold
-    more = {"max_shard_size": spec["shard"]} if "shard" in spec else {}
-    model.save_pretrained(folder, **more)
-    for extra in ("generation_config.json",):
-        p = os.path.join(folder, extra)
-        if os.path.exists(p):
-            os.remove(p)
+    fill(model, name, stored)
+
+    g = np.random.Generator(np.random.Philox(key=7))
+    tokens = g.integers(0, config.vocab_size, (BATCH, T)).astype(np.int32)
+    tokens[0, 20:24] = tokens[0, 3]                          # a repeated token, and the specials, inside a row
+    tokens[1, 0], tokens[1, 13], tokens[1, 39] = 1, 2, 0
+    want, att = logits_of(model, tokens)
+
+    model.to(stored)                                         # after the forward: this rounds RoPE's table as well
+    model.save_pretrained(folder, **({"max_shard_size": spec["shard"]} if "shard" in spec else {}))
+    for f in os.listdir(folder):
+        os.chmod(os.path.join(folder, f), 0o644)
+        if f == "generation_config.json":
+            os.remove(os.path.join(folder, f))
 
     text = {**REST[cls], **spec["config"], **spec["spell"]}
     if "rope_parameters" not in spec["spell"]:
@@ -204,11 +210,6 @@ def make(name, spec, out):
         json.dump(dict(sorted(text.items())), f, indent=2)
         f.write("\n")
 
-    g = np.random.Generator(np.random.Philox(key=7))
-    tokens = g.integers(0, text["vocab_size"], (BATCH, T)).astype(np.int32)
-    tokens[0, 20:24] = tokens[0, 3]                          # a repeated token, and the specials, inside a row
-    tokens[1, 0], tokens[1, 13], tokens[1, 39] = 1, 2, 0
-    want, att = logits_of(model.to(torch.float32), tokens)
     back = loads_cleanly(folder, torch.float32)
     got, _ = logits_of(back, tokens)
     if not np.array_equal(want, got):
