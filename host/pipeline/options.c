@@ -1,0 +1,367 @@
+/* options.c - the option table and its text interface. */
+#include "pipeline/options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Commands in the order of flrq_commands(); bit i of an option's mask is command i. */
+enum { QUANTIZE = 1, PLAN = 2, EVAL = 4, INSPECT = 8, COMPARE = 16, DEVICES = 32, TOKENIZE = 64, BENCH_SKETCH = 128 };
+static const char *const command_names[] = {"quantize", "plan",     "eval",         "inspect", "compare",
+                                            "devices",  "tokenize", "bench-sketch", NULL};
+static const char *const command_help[] = {
+    "Quantize a Hugging Face model folder: W ~ Wq + L R per linear layer.",
+    "Print what quantize would need and do, from headers alone: memory, disk, ranks, bits.",
+    "Perplexity of a source or quantized folder, measured by the program itself.",
+    "Show what a checkpoint holds.",
+    "Compare two checkpoints tensor by tensor, dequantized.",
+    "List backends and devices, and why one is not available.",
+    "Write the token ids of a text, as the model's tokenizer gives them.",
+    "Time and residual of the low-rank sketches against LAPACK's SVD.",
+};
+
+const char *const *flrq_commands(void) {
+    return command_names;
+}
+
+static int command_index(const char *command) {
+    for (int i = 0; command_names[i]; i++)
+        if (strcmp(command_names[i], command) == 0) return i;
+    return -1;
+}
+
+const char *flrq_command_help(const char *command) {
+    int i = command_index(command);
+    return i < 0 ? NULL : command_help[i];
+}
+
+typedef struct entry {
+    flrq_option option;
+    size_t offset;
+    unsigned commands;
+    int bytes; /* 1: can change a byte of the output, part of the fingerprint */
+} entry;
+
+#define AT(field)                       offsetof(flrq_config, field)
+#define FLAG(n, sec, def, f, cmd, by, h) {{n, FLRQ_OPTION_FLAG, sec, NULL, def, 0, 1, NULL, h, 0, 0}, AT(f), cmd, by}
+#define INT(n, sec, def, lo, hi, f, cmd, by, h)                                                                        \
+    {{n, FLRQ_OPTION_INT, sec, "N", def, lo, hi, NULL, h, 0, 0}, AT(f), cmd, by}
+#define REAL(n, sec, def, lo, hi, f, cmd, by, h)                                                                       \
+    {{n, FLRQ_OPTION_REAL, sec, "X", def, lo, hi, NULL, h, 0, 0}, AT(f), cmd, by}
+#define TEXT(n, sec, arg, def, f, cmd, by, h) {{n, FLRQ_OPTION_TEXT, sec, arg, def, 0, 0, NULL, h, 0, 0}, AT(f), cmd, by}
+#define POS(n, arg, f, cmd, h) {{n, FLRQ_OPTION_TEXT, "arguments", arg, NULL, 0, 0, NULL, h, 1, 1}, AT(f), cmd, 0}
+#define CHOICE(n, sec, def, ch, f, cmd, by, h)                                                                         \
+    {{n, FLRQ_OPTION_CHOICE, sec, "NAME", def, 0, 0, ch, h, 0, 0}, AT(f), cmd, by}
+
+static const entry table[] = {
+    POS("model", "MODEL", model, QUANTIZE | PLAN | EVAL | INSPECT | TOKENIZE,
+        "Model folder: config.json, safetensors (single or sharded), tokenizer."),
+    POS("a", "A", a, COMPARE, "First checkpoint folder."),
+    POS("b", "B", b, COMPARE, "Second checkpoint folder."),
+    TEXT("out", "arguments", "OUT", NULL, out, QUANTIZE | PLAN | TOKENIZE, 0,
+         "Output folder (must not exist, or hold a run with the same settings); for tokenize the .npy file."),
+
+    CHOICE("preset", "scheme", "default", "default|paper", preset, QUANTIZE | PLAN, 1,
+           "Sets several options at once. paper: the choices of the FLRQ paper (alpha metric, greedy r1flr rule, "
+           "one-by-one sketch, mirrored grid, unweighted clip grid). Options after it override."),
+    CHOICE("method", "scheme", "flrq", "flrq|lqer|rtn", method, QUANTIZE | PLAN, 1,
+           "flrq: alternate low rank and quantization. lqer: quantize, then a fixed rank on the scaled error. rtn: "
+           "round to nearest, no low rank."),
+    INT("bits", "scheme", "4", 2, 8, bits, QUANTIZE | PLAN, 1, "Bits of a code: 2, 3, 4 or 8."),
+    INT("group", "scheme", "128", 0, 1048576, group, QUANTIZE | PLAN, 1,
+        "Columns that share a scale; 0 = per output channel."),
+    FLAG("sym", "scheme", "true", symmetric, QUANTIZE | PLAN, 1,
+         "Symmetric codes without stored zero points; --no-sym stores one per group (4 and 8 bits)."),
+    CHOICE("grid", "scheme", "full", "full|mirror", grid, QUANTIZE | PLAN, 1,
+           "Symmetric levels: all 2^bits, or the 2^bits-1 that mirror around zero."),
+
+    CHOICE("clip", "clip", "auto", "auto|none|grid|fast", clip, QUANTIZE | PLAN, 1,
+           "Search of the clip ratio per group. auto: fast for flrq, none for lqer and rtn."),
+    INT("clip-steps", "clip", "20", 1, 1000, clip_steps, QUANTIZE | PLAN, 1, "Ratios of the grid search."),
+    REAL("clip-min", "clip", "0.4", 0.01, 1, clip_min, QUANTIZE | PLAN, 1, "Smallest clip ratio."),
+    CHOICE("clip-mode", "clip", "clamp", "clamp|zero", clip_mode, QUANTIZE | PLAN, 1,
+           "Weights beyond the range go to its end, or to zero (the paper's text)."),
+    CHOICE("clip-weights", "clip", "h", "h|plain", clip_weights, QUANTIZE | PLAN, 1,
+           "Weight the squared error by h_j = E[x_j^2] of the calibration, or not."),
+    FLAG("signed-scale", "clip", "true", signed_scale, QUANTIZE | PLAN, 1,
+         "Let a symmetric scale be negative, so that the extra level of the full grid serves the longer tail."),
+
+    CHOICE("sketch", "low rank", "block", "block|r1|svd", sketch, QUANTIZE | PLAN, 1,
+           "How the low-rank part is found: block power iteration, the paper's one vector at a time, or LAPACK's SVD."),
+    INT("power-iterations", "low rank", "2", 0, 10, power_iterations, QUANTIZE | PLAN | BENCH_SKETCH, 1,
+        "Power iterations of the sketch."),
+    INT("oversample", "low rank", "8", 0, 64, oversample, QUANTIZE | PLAN | BENCH_SKETCH, 1,
+        "Extra columns of the block sketch."),
+    CHOICE("rank-policy", "low rank", "energy", "r1flr|r1flr-best|energy|fixed", rank_policy, QUANTIZE | PLAN, 1,
+           "r1flr: the paper's greedy amax rule. r1flr-best: the best point of the whole amax curve. energy: the rank whose drop in error is worth the most above its bits. "
+           "fixed: --rank."),
+    INT("rank", "low rank", "32", 0, 1024, rank, QUANTIZE | PLAN, 1, "Rank of the fixed policy and of lqer."),
+    INT("max-rank", "low rank", "128", 0, 1024, max_rank, QUANTIZE | PLAN, 1,
+        "Upper bound of every rank (serving engines size their buffers by the largest)."),
+    INT("rank-multiple", "low rank", "1", 1, 64, rank_multiple, QUANTIZE | PLAN, 1,
+        "Ranks are multiples of this."),
+    REAL("rank-extra", "low rank", "0.2", 0, 4, rank_extra, QUANTIZE | PLAN, 1,
+         "Most memory the low rank may add, as a fraction of the codes (x of the paper)."),
+    REAL("rank-flat", "low rank", "0", 0, 1, rank_flat, QUANTIZE | PLAN, 1,
+         "r1flr stops when amax fell by less than this fraction over the last 4 ranks (t of the paper); 0 = off."),
+    CHOICE("metric", "low rank", "rms", "none|alpha|rms", metric, QUANTIZE | PLAN, 1,
+           "Column scaling of the low-rank fit: none, the paper's alpha (Eq. 11), or rms = sqrt(E[x^2])."),
+    REAL("alpha-power", "low rank", "2.5", 0, 10, alpha_power, QUANTIZE | PLAN, 1, "Exponent of the alpha metric."),
+
+    INT("epochs", "alternation", "0", 0, 1000, epochs, QUANTIZE | PLAN, 1,
+        "Rounds of fit and quantize after the first; 0 = auto: 1 at 3 bits and more, 20 at 2."),
+    REAL("blc-tol", "alternation", "0.001", 0, 1, blc_tol, QUANTIZE | PLAN, 1,
+         "Stop when the best error improved by less than this fraction in 3 rounds."),
+    CHOICE("start", "alternation", "weight", "weight|error", start, QUANTIZE | PLAN, 1,
+           "The first low rank is fitted to W (paper) or to the error of W quantized alone."),
+    INT("error-sketch", "alternation", "256", 8, 4096, error_sketch, QUANTIZE | PLAN, 1,
+        "Columns of the activation sketch S in the error |(W - What) S|."),
+
+    TEXT("calib", "calibration", "FILE", NULL, calib, QUANTIZE | PLAN, 0,
+         "Text file to calibrate on, or none: weights only."),
+    TEXT("calib-tokens", "calibration", "FILE", NULL, calib_tokens, QUANTIZE | PLAN, 0,
+         "Token ids instead of text: .npy or .safetensors [segments, tokens], used as given."),
+    INT("calib-samples", "calibration", "128", 1, 65536, calib_samples, QUANTIZE | PLAN, 1,
+        "Segments drawn from the text."),
+    INT("calib-len", "calibration", "2048", 2, 1048576, calib_len, QUANTIZE | PLAN, 1,
+        "Tokens per segment; shortened to the model's context."),
+    TEXT("doc-sep", "calibration", "TEXT", NULL, doc_sep, QUANTIZE | PLAN | EVAL | TOKENIZE, 1,
+         "The text holds documents between this separator (\\n = one per line), each with its own special tokens."),
+    INT("seed", "calibration", "0", 0, 9007199254740991.0, seed, QUANTIZE | PLAN | BENCH_SKETCH, 1,
+        "Seed of all random numbers."),
+
+    TEXT("text", "input", "FILE", NULL, text, EVAL | TOKENIZE, 0, "Text file."),
+    TEXT("tokens", "input", "FILE", NULL, tokens, EVAL, 0,
+         "Token ids: .npy or .safetensors, read as one stream in row order."),
+    INT("ctx", "input", "2048", 2, 1048576, ctx, EVAL, 0,
+        "Tokens per window (windows do not overlap); shortened to the model's context."),
+    TEXT("against", "input", "DIR", NULL, against, EVAL, 0,
+         "Reference folder: adds mean KL divergence and top-1 agreement."),
+    FLAG("lowrank", "input", "true", lowrank, EVAL | COMPARE, 0,
+         "Apply the low-rank adapter of a quantized folder; --no-lowrank leaves it out."),
+    TEXT("dump-logits", "input", "FILE", NULL, dump_logits, EVAL, 0,
+         "Write fp32 logits [windows, ctx, vocab] as .npy."),
+    FLAG("special", "input", "true", special, TOKENIZE, 0, "Add the special tokens; --no-special leaves them out."),
+
+    TEXT("shapes", "bench", "LIST", "4096x4096,11008x4096,28672x8192", shapes, BENCH_SKETCH, 0,
+         "Comma-separated ROWSxCOLS."),
+    TEXT("ranks", "bench", "LIST", "32,64,128", ranks, BENCH_SKETCH, 0, "Comma-separated ranks."),
+    TEXT("methods", "bench", "LIST", "block,r1,svd", methods, BENCH_SKETCH, 0, "Comma-separated sketches."),
+    CHOICE("spectrum", "bench", "llm", "llm|flat|fast", spectrum, BENCH_SKETCH, 0,
+           "Generated matrices: power law with outlier columns, flat, or fast decay."),
+    INT("repeats", "bench", "5", 1, 1000, repeats, BENCH_SKETCH, 0, "Timed repetitions after one warm-up."),
+    TEXT("csv", "bench", "FILE", NULL, csv, BENCH_SKETCH, 0, "Write the rows as CSV too."),
+
+    TEXT("device", "run", "NAME", "auto", device, QUANTIZE | PLAN | EVAL | COMPARE | BENCH_SKETCH, 0,
+         "Backend: auto, cpu, cpu-ref (slow scalar reference)."),
+    INT("threads", "run", "0", 0, 4096, threads, QUANTIZE | PLAN | EVAL | COMPARE | BENCH_SKETCH, 0,
+        "CPU threads; 0 = all this process may use. Does not change the bytes written."),
+    CHOICE("resume", "run", "auto", "auto|required|never", resume, QUANTIZE, 0,
+           "Continue an interrupted run in OUT, insist on one, or refuse an existing OUT."),
+    CHOICE("nonfinite", "run", "refuse", "refuse|zero", nonfinite, QUANTIZE, 1,
+           "NaN or infinite weights: refuse, or replace by zero and say so."),
+    REAL("max-error", "run", "0", 0, 1e9, max_error, QUANTIZE, 0,
+         "Quality gate: exit 3 when a matrix' relative output error is above this; 0 = off."),
+};
+enum { OPTIONS = sizeof table / sizeof *table };
+_Static_assert(OPTIONS <= 64, "flrq_params.given has one bit per option");
+
+const flrq_option *const *flrq_command_options(const char *command, size_t *count) {
+    static const flrq_option *lists[sizeof command_help / sizeof *command_help][OPTIONS];
+    int index = command_index(command);
+    if (index < 0) return NULL;
+    size_t n = 0;
+    for (int i = 0; i < OPTIONS; i++)
+        if (table[i].commands >> index & 1) lists[index][n++] = &table[i].option;
+    *count = n;
+    return lists[index];
+}
+
+static const entry *find(const flrq_params *params, const char *name) {
+    for (int i = 0; i < OPTIONS; i++)
+        if (table[i].commands >> params->command & 1 && strcmp(table[i].option.name, name) == 0) return &table[i];
+    return NULL;
+}
+
+static void *field(flrq_params *params, const entry *e) {
+    return (char *)&params->config + e->offset;
+}
+
+static int choice_index(const char *choices, const char *value) {
+    size_t length = strlen(value);
+    int index = 0;
+    for (const char *p = choices; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL, index++)
+        if (strncmp(p, value, length) == 0 && (p[length] == '|' || p[length] == 0) && length) return index;
+    return -1;
+}
+
+static const char *choice_name(const char *choices, int index, char *buffer, size_t bytes) {
+    const char *p = choices;
+    while (index-- > 0) p = strchr(p, '|') + 1;
+    snprintf(buffer, bytes, "%.*s", (int)strcspn(p, "|"), p);
+    return buffer;
+}
+
+static flrq_status set_value(flrq_params *params, const entry *e, const char *value) {
+    const flrq_option *o = &e->option;
+    void *to = field(params, e);
+    char *end;
+    errno = 0;
+    switch (o->kind) {
+    case FLRQ_OPTION_FLAG:
+        if (strcmp(value, "true") == 0 || strcmp(value, "1") == 0)
+            *(int *)to = 1;
+        else if (strcmp(value, "false") == 0 || strcmp(value, "0") == 0)
+            *(int *)to = 0;
+        else
+            return flrq_fail(FLRQ_ERR_USAGE, "--%s takes true or false, not \"%s\"", o->name, value);
+        return FLRQ_OK;
+    case FLRQ_OPTION_INT: {
+        long long v = strtoll(value, &end, 10);
+        if (end == value || *end || errno || (double)v < o->min || (double)v > o->max)
+            return flrq_fail(FLRQ_ERR_USAGE, "--%s takes a whole number from %.0f to %.0f, not \"%s\"", o->name, o->min,
+                             o->max, value);
+        *(int64_t *)to = v;
+        return FLRQ_OK;
+    }
+    case FLRQ_OPTION_REAL: {
+        double v = strtod(value, &end);
+        if (end == value || *end || errno || !(v >= o->min && v <= o->max))
+            return flrq_fail(FLRQ_ERR_USAGE, "--%s takes a number from %g to %g, not \"%s\"", o->name, o->min, o->max,
+                             value);
+        *(double *)to = v;
+        return FLRQ_OK;
+    }
+    case FLRQ_OPTION_TEXT: {
+        char *copy = strdup(value);
+        if (!copy) return flrq_fail_memory(strlen(value) + 1, o->name);
+        free(*(char **)to);
+        *(char **)to = copy;
+        return FLRQ_OK;
+    }
+    case FLRQ_OPTION_CHOICE: {
+        int index = choice_index(o->choices, value);
+        if (index < 0)
+            return flrq_fail(FLRQ_ERR_USAGE, "--%s takes one of %s, not \"%s\"", o->name, o->choices, value);
+        *(int *)to = index;
+        return FLRQ_OK;
+    }
+    }
+    return flrq_fail(FLRQ_ERR_INTERNAL, "option %s has no kind", o->name);
+}
+
+/* What the paper does (methods.md section 1), as far as it is defined there. */
+static const char *const paper[][2] = {
+    {"metric", "alpha"},       {"rank-policy", "r1flr"}, {"sketch", "r1"},          {"grid", "mirror"},
+    {"clip-weights", "plain"}, {"clip", "grid"},         {"signed-scale", "false"}, {"start", "weight"},
+};
+
+flrq_status flrq_params_new(flrq_params **out, const char *command) {
+    *out = NULL;
+    int index = command_index(command);
+    if (index < 0) return flrq_fail(FLRQ_ERR_USAGE, "unknown command \"%s\"", command);
+    flrq_params *params = calloc(1, sizeof *params);
+    if (!params) return flrq_fail_memory(sizeof *params, "job settings");
+    params->command = index;
+    for (int i = 0; i < OPTIONS; i++) {
+        if (!table[i].option.default_text) continue;
+        flrq_status status = set_value(params, &table[i], table[i].option.default_text);
+        if (status != FLRQ_OK) {
+            flrq_params_free(params);
+            return status;
+        }
+    }
+    *out = params;
+    return FLRQ_OK;
+}
+
+void flrq_params_free(flrq_params *params) {
+    if (!params) return;
+    for (int i = 0; i < OPTIONS; i++)
+        if (table[i].option.kind == FLRQ_OPTION_TEXT) free(*(char **)field(params, &table[i]));
+    free(params->text);
+    free(params);
+}
+
+flrq_status flrq_params_set(flrq_params *params, const char *name, const char *value) {
+    const entry *e = find(params, name);
+    if (!e) return flrq_fail(FLRQ_ERR_USAGE, "%s has no option --%s", command_names[params->command], name);
+    FLRQ_TRY(set_value(params, e, value));
+    params->given |= 1ull << (e - table);
+    if (strcmp(name, "preset") == 0 && params->config.preset == PRESET_PAPER)
+        for (size_t i = 0; i < sizeof paper / sizeof *paper; i++)
+            FLRQ_TRY(flrq_params_set(params, paper[i][0], paper[i][1]));
+    return FLRQ_OK;
+}
+
+const char *flrq_params_get(const flrq_params *params, const char *name) {
+    const entry *e = find(params, name);
+    flrq_params *p = (flrq_params *)params; /* the text buffer is a cache */
+    if (!e) return NULL;
+    if (!p->text && !(p->text = malloc(64))) return NULL;
+    switch (e->option.kind) {
+    case FLRQ_OPTION_FLAG: return *(int *)field(p, e) ? "true" : "false";
+    case FLRQ_OPTION_INT: snprintf(p->text, 64, "%lld", (long long)*(int64_t *)field(p, e)); return p->text;
+    case FLRQ_OPTION_REAL: snprintf(p->text, 64, "%.17g", *(double *)field(p, e)); return p->text;
+    case FLRQ_OPTION_TEXT: return *(char **)field(p, e);
+    case FLRQ_OPTION_CHOICE: return choice_name(e->option.choices, *(int *)field(p, e), p->text, 64);
+    }
+    return NULL;
+}
+
+int flrq_params_given(const flrq_params *params, const char *name) {
+    const entry *e = find(params, name);
+    return e && params->given >> (e - table) & 1;
+}
+
+json_t *flrq_params_json(const flrq_params *params, int bytes_only) {
+    json_t *object = json_object();
+    for (int i = 0; i < OPTIONS; i++) {
+        const entry *e = &table[i];
+        if (!(e->commands >> params->command & 1) || (bytes_only && !e->bytes)) continue;
+        const void *from = field((flrq_params *)params, e);
+        json_t *value = NULL;
+        char name[64];
+        switch (e->option.kind) {
+        case FLRQ_OPTION_FLAG: value = json_boolean(*(const int *)from); break;
+        case FLRQ_OPTION_INT: value = json_integer(*(const int64_t *)from); break;
+        case FLRQ_OPTION_REAL: value = json_real(*(const double *)from); break;
+        case FLRQ_OPTION_TEXT: value = *(char *const *)from ? json_string(*(char *const *)from) : json_null(); break;
+        case FLRQ_OPTION_CHOICE:
+            value = json_string(choice_name(e->option.choices, *(const int *)from, name, sizeof name));
+            break;
+        }
+        json_object_set_new(object, e->option.name, value);
+    }
+    return object;
+}
+
+flrq_status flrq_params_check(const flrq_params *params) {
+    const flrq_config *c = &params->config;
+    for (int i = 0; i < OPTIONS; i++) {
+        const entry *e = &table[i];
+        if (e->commands >> params->command & 1 && e->option.required && !*(char **)field((flrq_params *)params, e))
+            return flrq_fail(FLRQ_ERR_USAGE, "%s needs %s", command_names[params->command], e->option.argument);
+    }
+    unsigned command = 1u << params->command;
+    if (command & (QUANTIZE | PLAN)) {
+        if (c->bits != 2 && c->bits != 3 && c->bits != 4 && c->bits != 8)
+            return flrq_fail(FLRQ_ERR_USAGE, "--bits takes 2, 3, 4 or 8, not %lld", (long long)c->bits);
+        if (command == QUANTIZE && !c->out) return flrq_fail(FLRQ_ERR_USAGE, "quantize needs -o OUT");
+        if (!c->symmetric && c->bits < 4)
+            return flrq_fail(FLRQ_ERR_USAGE,
+                             "--no-sym needs 4 or 8 bits: engines read no zero points at %lld bits; use --sym",
+                             (long long)c->bits);
+        if (c->calib && c->calib_tokens)
+            return flrq_fail(FLRQ_ERR_USAGE, "--calib and --calib-tokens exclude each other");
+        if (!c->calib && !c->calib_tokens)
+            return flrq_fail(FLRQ_ERR_USAGE, "calibration text wanted: --calib FILE, --calib-tokens FILE, or --calib "
+                                             "none for weights only");
+    }
+    if (command == EVAL && !c->text == !c->tokens)
+        return flrq_fail(FLRQ_ERR_USAGE, "eval needs one of --text FILE and --tokens FILE");
+    if (command == TOKENIZE && !c->text) return flrq_fail(FLRQ_ERR_USAGE, "tokenize needs --text FILE");
+    return FLRQ_OK;
+}
