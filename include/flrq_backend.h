@@ -107,6 +107,7 @@ struct flrq_backend {
     void (*release)(flrq_backend *be, void *memory);                                     /* NULL is fine */
     flrq_status (*upload)(flrq_backend *be, void *d_to, const void *from, size_t bytes);
     flrq_status (*download)(flrq_backend *be, void *to, const void *d_from, size_t bytes); /* waits */
+    flrq_status (*copy)(flrq_backend *be, void *d_to, const void *d_from, size_t bytes);   /* no overlap */
     flrq_status (*zero)(flrq_backend *be, void *d_memory, size_t bytes);
     flrq_status (*sync)(flrq_backend *be);
 

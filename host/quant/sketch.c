@@ -1,0 +1,257 @@
+/* sketch.c - block power iteration, the sequential R1-Sketch, and the exact SVD behind one interface. */
+#include "quant/sketch.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t width_of(const flrq_sketch_options *options, int64_t rows, int64_t cols, int64_t terms) {
+    int64_t extra = options->kind == FLRQ_SKETCH_BLOCK ? options->oversample : 0;
+    return min64(terms + extra, min64(rows, cols));
+}
+
+/* fp32 elements of d_full. */
+static size_t full_count(const flrq_sketch_options *options, int64_t rows, int64_t cols) {
+    size_t m = (size_t)rows, n = (size_t)cols, p = m < n ? m : n;
+    if (options->kind == FLRQ_SKETCH_R1) return m * n;
+    if (options->kind == FLRQ_SKETCH_SVD) return m * n + m * p + p + p * n;
+    return 0;
+}
+
+size_t flrq_sketch_bytes(const flrq_sketch_options *options, int64_t rows, int64_t cols, int64_t terms) {
+    size_t b = (size_t)width_of(options, rows, cols, terms), square = b * b;
+    return 2 * sizeof(float) * b * (size_t)(rows + cols) + square * (2 * sizeof(double) + sizeof(float)) +
+           2 * b * sizeof(double) + full_count(options, rows, cols) * sizeof(float);
+}
+
+flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sketch_options *options, int64_t rows,
+                            int64_t cols, int64_t terms) {
+    *out = NULL;
+    flrq_sketch *s = calloc(1, sizeof *s);
+    if (!s) return flrq_fail_memory(sizeof *s, "the sketch");
+    flrq_status status = FLRQ_OK;
+    size_t b = (size_t)width_of(options, rows, cols, terms), full = full_count(options, rows, cols);
+    if (b == 0) b = 1; /* an empty sketch still has buffers to point at */
+    s->capacity = (int64_t)b;
+    s->max_rows = rows, s->max_cols = cols;
+    s->bytes = flrq_sketch_bytes(options, rows, cols, terms);
+    s->sigma = malloc(b * sizeof *s->sigma);
+    s->host_square = malloc(b * b * sizeof *s->host_square);
+    if (!s->sigma || !s->host_square) FLRQ_GOTO(flrq_fail_memory(b * b * sizeof(double), "the sketch"));
+    FLRQ_GOTO(be->alloc(be, (void **)&s->d_u, b * (size_t)rows * sizeof(float), "left sketch factor"));
+    FLRQ_GOTO(be->alloc(be, (void **)&s->d_v, b * (size_t)cols * sizeof(float), "right sketch factor"));
+    FLRQ_GOTO(be->alloc(be, (void **)&s->d_y, b * (size_t)rows * sizeof(float), "left sketch scratch"));
+    FLRQ_GOTO(be->alloc(be, (void **)&s->d_z, b * (size_t)cols * sizeof(float), "right sketch scratch"));
+    FLRQ_GOTO(be->alloc(be, (void **)&s->d_gram, b * b * sizeof(double), "Gram matrix"));
+    FLRQ_GOTO(be->alloc(be, (void **)&s->d_values, b * sizeof(double), "eigenvalues"));
+    FLRQ_GOTO(be->alloc(be, (void **)&s->d_rotate, b * b * sizeof(float), "rotation"));
+    if (full) FLRQ_GOTO(be->alloc(be, (void **)&s->d_full, full * sizeof(float), "full copy of the target"));
+out:
+    if (status != FLRQ_OK) {
+        flrq_sketch_free(s, be);
+        return status;
+    }
+    *out = s;
+    return FLRQ_OK;
+}
+
+void flrq_sketch_free(flrq_sketch *s, flrq_backend *be) {
+    if (!s) return;
+    be->release(be, s->d_full);
+    be->release(be, s->d_rotate);
+    be->release(be, s->d_values);
+    be->release(be, s->d_gram);
+    be->release(be, s->d_z);
+    be->release(be, s->d_y);
+    be->release(be, s->d_v);
+    be->release(be, s->d_u);
+    free(s->host_square);
+    free(s->sigma);
+    free(s);
+}
+
+/* Orthonormal basis of the columns of d_y [m, b]: Cholesky QR `rounds` times, Householder when the Gram matrix is
+ * numerically singular (rank below b). The Gram matrix is in double, so one round is good to condition numbers of 1e7. Only
+ * `split` matrices (rows spread over workers) need the communicator; Householder is for a single worker's copy. */
+static flrq_status orthonormalize(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, float *d_y, int64_t m, int64_t b,
+                                  int split, int rounds) {
+    for (int round = 0; round < rounds; round++) {
+        int info;
+        FLRQ_TRY(be->gram(be, s->d_gram, d_y, m, b));
+        if (split) FLRQ_TRY(comm->sum_f64(comm, be, s->d_gram, b * b));
+        FLRQ_TRY(be->cholesky(be, s->d_gram, b, &info));
+        if (info) return be->householder(be, d_y, m, b);
+        FLRQ_TRY(be->solve_right(be, d_y, s->d_gram, m, b));
+    }
+    return FLRQ_OK;
+}
+
+/* Rotates an orthonormal Q (in d_y) and Z = T^T Q (in d_z) to ordered triplets: the eigenvectors E of Z^T Z give
+ * u = Q E, v = Z E, sigma = sqrt(eigenvalues). */
+static flrq_status rotate(flrq_sketch *s, flrq_backend *be, int64_t m, int64_t n, int64_t b) {
+    FLRQ_TRY(be->gram(be, s->d_gram, s->d_z, n, b));
+    FLRQ_TRY(be->eigh(be, s->d_gram, s->d_values, b));
+    FLRQ_TRY(be->download(be, s->sigma, s->d_values, (size_t)b * sizeof(double)));
+    for (int64_t i = 0; i < b; i++) s->sigma[i] = s->sigma[i] > 0 ? sqrt(s->sigma[i]) : 0;
+    FLRQ_TRY(be->download(be, s->host_square, s->d_gram, (size_t)(b * b) * sizeof(double)));
+    float *single = (float *)s->host_square; /* narrowing in place: element i is read before its bytes are overwritten */
+    for (int64_t i = 0; i < b * b; i++) {
+        float value = (float)s->host_square[i];
+        memcpy((char *)single + (size_t)i * sizeof value, &value, sizeof value);
+    }
+    FLRQ_TRY(be->upload(be, s->d_rotate, single, (size_t)(b * b) * sizeof(float)));
+    FLRQ_TRY(be->gemm(be, s->d_u, s->d_y, s->d_rotate, m, b, b, 1, 0));
+    return be->gemm(be, s->d_v, s->d_z, s->d_rotate, n, b, b, 1, 0);
+}
+
+/* Y = T Omega, then rounds of { orthonormalise, Z = T^T Q, orthonormalise, Y = T Z }, last Z = T^T Q (Halko, Martinsson,
+ * Tropp 2011, Algorithm 4.4). */
+static flrq_status run_block(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
+                             const flrq_operand *t, int64_t terms, int warm) {
+    int64_t m = t->rows, n = t->cols, b = width_of(options, m, n, terms);
+    int rounds = options->power_iterations;
+    if (warm && s->width == b) {
+        FLRQ_TRY(be->copy(be, s->d_z, s->d_v, (size_t)(n * b) * sizeof(float)));
+        FLRQ_TRY(orthonormalize(s, be, comm, s->d_z, n, b, 0, 1));
+        if (rounds > 1) rounds--;
+    } else
+        FLRQ_TRY(be->normal(be, s->d_z, options->key, 0, 0, n * b));
+    FLRQ_TRY(be->mul(be, s->d_y, t, s->d_z, b));
+    for (int round = 0; round < rounds; round++) {
+        FLRQ_TRY(orthonormalize(s, be, comm, s->d_y, m, b, 1, 1));
+        FLRQ_TRY(be->mul_t(be, s->d_z, t, s->d_y, b));
+        FLRQ_TRY(comm->sum_f32(comm, be, s->d_z, n * b));
+        FLRQ_TRY(orthonormalize(s, be, comm, s->d_z, n, b, 0, 1));
+        FLRQ_TRY(be->mul(be, s->d_y, t, s->d_z, b));
+    }
+    FLRQ_TRY(orthonormalize(s, be, comm, s->d_y, m, b, 1, 2));
+    FLRQ_TRY(be->mul_t(be, s->d_z, t, s->d_y, b));
+    FLRQ_TRY(comm->sum_f32(comm, be, s->d_z, n * b));
+    s->width = b;
+    s->terms = min64(terms, b);
+    return rotate(s, be, m, n, b);
+}
+
+/* ||x|| of a device vector, as the square root of an operand's sum of squares. */
+static flrq_status norm_of(flrq_backend *be, double *out, const float *d_x, int64_t count) {
+    flrq_operand x = {.rows = 1, .cols = count, .d_dense = d_x, .ld_dense = count, .dense_dtype = FLRQ_F32};
+    FLRQ_TRY(be->sum_squares(be, out, &x));
+    *out = sqrt(*out);
+    return FLRQ_OK;
+}
+
+/* x := x / norm, by the one op that scales: gemm with b = 1 and a 1 x 1 factor held in alpha. */
+static flrq_status scale_into(flrq_backend *be, float *d_to, const float *d_from, const float *d_one, int64_t count,
+                              double factor) {
+    return be->gemm(be, d_to, d_from, d_one, count, 1, 1, (float)factor, 0);
+}
+
+/* The paper's R1-Sketch (Eq. 5-7, 13-14): s ~ N(0, I), P = (A A^T)^it A s, K = A^T P, A_1 = P K^T / |P|^2, deflate. Column i of
+ * the result is written with leading dimension `terms`, so the vectors are kept as rows of a buffer and transposed at the end. */
+static flrq_status run_r1(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
+                          const flrq_operand *t, int64_t terms, const flrq_rank_policy *greedy) {
+    int64_t m = t->rows, n = t->cols, done = 0;
+    flrq_status status = FLRQ_OK;
+    float *u = malloc((size_t)(m * terms) * sizeof *u), *v = malloc((size_t)(n * terms) * sizeof *v);
+    float *vector = malloc((size_t)(m > n ? m : n) * sizeof *vector), *amax = malloc((size_t)(terms + 1) * sizeof *amax);
+    if (!u || !v || !vector || !amax) FLRQ_GOTO(flrq_fail_memory((size_t)((m + n) * terms) * sizeof *u, "the r1 sketch"));
+    FLRQ_GOTO(be->materialize(be, s->d_full, t));
+    flrq_operand a = {.rows = m, .cols = n, .d_dense = s->d_full, .ld_dense = n, .dense_dtype = FLRQ_F32};
+    const float one = 1;
+    FLRQ_GOTO(be->upload(be, s->d_rotate, &one, sizeof one));
+    if (greedy) FLRQ_GOTO(be->amax_curve(be, amax, &a, NULL, NULL, 0));
+    float *d_p = s->d_y, *d_k = s->d_z;
+    for (; done < terms; done++) {
+        FLRQ_GOTO(be->normal(be, d_k, options->key, (uint64_t)done, 0, n));
+        double norm = 0, sigma = 0;
+        for (int pass = 0;; pass++) {
+            FLRQ_GOTO(be->mul(be, d_p, &a, d_k, 1));
+            FLRQ_GOTO(norm_of(be, &norm, d_p, m));
+            if (!(norm > 0)) break; /* nothing is left of the target */
+            FLRQ_GOTO(scale_into(be, s->d_u, d_p, s->d_rotate, m, 1 / norm)); /* P / |P|: scale-invariant, no underflow */
+            FLRQ_GOTO(be->mul_t(be, d_k, &a, s->d_u, 1));
+            FLRQ_GOTO(comm->sum_f32(comm, be, d_k, n));
+            if (pass == options->power_iterations) break;
+        }
+        if (!(norm > 0)) break;
+        FLRQ_GOTO(norm_of(be, &sigma, d_k, n));
+        if (!(sigma > 0)) break;
+        FLRQ_GOTO(be->rank_one(be, s->d_full, s->d_u, d_k, m, n, -1));
+        if (greedy) {
+            FLRQ_GOTO(be->amax_curve(be, &amax[done + 1], &a, NULL, NULL, 0));
+            FLRQ_GOTO(comm->max_host(comm, &amax[done + 1], 1));
+            if (!flrq_rank_accepts(greedy, m, n, amax, done + 1)) break;
+        }
+        s->sigma[done] = sigma;
+        FLRQ_GOTO(be->download(be, vector, s->d_u, (size_t)m * sizeof *vector));
+        for (int64_t i = 0; i < m; i++) u[i * terms + done] = vector[i];
+        FLRQ_GOTO(be->download(be, vector, d_k, (size_t)n * sizeof *vector));
+        for (int64_t j = 0; j < n; j++) v[j * terms + done] = vector[j];
+    }
+    for (int64_t i = 0; i < m; i++) /* columns that were not reached */
+        for (int64_t k = done; k < terms; k++) u[i * terms + k] = 0;
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t k = done; k < terms; k++) v[j * terms + k] = 0;
+    for (int64_t k = done; k < terms; k++) s->sigma[k] = 0;
+    FLRQ_GOTO(be->upload(be, s->d_u, u, (size_t)(m * terms) * sizeof *u));
+    FLRQ_GOTO(be->upload(be, s->d_v, v, (size_t)(n * terms) * sizeof *v));
+    s->width = terms;
+    s->terms = done;
+out:
+    free(amax);
+    free(vector);
+    free(v);
+    free(u);
+    return status;
+}
+
+static flrq_status run_svd(flrq_sketch *s, flrq_backend *be, const flrq_operand *t, int64_t terms) {
+    int64_t m = t->rows, n = t->cols, p = min64(m, n);
+    float *d_u = s->d_full + m * n, *d_s = d_u + m * p, *d_vt = d_s + p;
+    FLRQ_TRY(be->materialize(be, s->d_full, t));
+    FLRQ_TRY(be->svd(be, s->d_full, m, n, d_u, d_s, d_vt));
+    flrq_status status = FLRQ_OK;
+    float *u = malloc((size_t)(m * p) * sizeof *u), *vt = malloc((size_t)(p * n) * sizeof *vt);
+    float *v = malloc((size_t)(n * terms) * sizeof *v), *sigma = malloc((size_t)p * sizeof *sigma);
+    if (!u || !vt || !v || !sigma) FLRQ_GOTO(flrq_fail_memory((size_t)(p * (m + n)) * sizeof *u, "the exact SVD"));
+    FLRQ_GOTO(be->download(be, u, d_u, (size_t)(m * p) * sizeof *u));
+    FLRQ_GOTO(be->download(be, sigma, d_s, (size_t)p * sizeof *sigma));
+    FLRQ_GOTO(be->download(be, vt, d_vt, (size_t)(p * n) * sizeof *vt));
+    for (int64_t i = 0; i < m; i++) memmove(u + i * terms, u + i * p, (size_t)terms * sizeof *u);
+    for (int64_t k = 0; k < terms; k++) {
+        s->sigma[k] = sigma[k];
+        for (int64_t j = 0; j < n; j++) v[j * terms + k] = sigma[k] * vt[k * n + j];
+    }
+    FLRQ_GOTO(be->upload(be, s->d_u, u, (size_t)(m * terms) * sizeof *u));
+    FLRQ_GOTO(be->upload(be, s->d_v, v, (size_t)(n * terms) * sizeof *v));
+    s->width = s->terms = terms;
+out:
+    free(sigma);
+    free(v);
+    free(vt);
+    free(u);
+    return status;
+}
+
+flrq_status flrq_sketch_run(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
+                            const flrq_operand *target, int64_t terms, int warm, const flrq_rank_policy *greedy) {
+    int64_t width = width_of(options, target->rows, target->cols, terms);
+    if (target->rows > s->max_rows || target->cols > s->max_cols || width > s->capacity)
+        return flrq_fail(FLRQ_ERR_INTERNAL, "sketch of %lld x %lld with %lld columns exceeds its buffers",
+                         (long long)target->rows, (long long)target->cols, (long long)width);
+    if (terms > min64(target->rows, target->cols)) terms = min64(target->rows, target->cols);
+    if (terms == 0) {
+        s->terms = s->width = 0;
+        return FLRQ_OK;
+    }
+    switch (options->kind) {
+    case FLRQ_SKETCH_R1: return run_r1(s, be, comm, options, target, terms, greedy);
+    case FLRQ_SKETCH_SVD: return run_svd(s, be, target, terms);
+    case FLRQ_SKETCH_BLOCK: break;
+    }
+    return run_block(s, be, comm, options, target, terms, warm);
+}
