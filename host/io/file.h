@@ -19,6 +19,10 @@ bool flrq_path_exists(const char *path);
 /** Reads a whole file into *out (free(); one extra NUL byte). Refuses files over max_bytes by number. */
 flrq_status flrq_file_read(const char *path, size_t max_bytes, char **out, size_t *out_bytes);
 
+/** Parses JSON text (an object or an array; UTF-8; at most 2048 levels): duplicate keys refused, line and column in the error.
+ *  `path` is for messages. *out: json_decref(). */
+flrq_status flrq_json_parse(const char *path, const char *text, size_t bytes, json_t **out);
+
 /** Parses a JSON file: duplicate keys refused, line and column in the error, at most max_bytes. *out: json_decref(). */
 flrq_status flrq_json_read(const char *path, size_t max_bytes, json_t **out);
 
@@ -36,6 +40,22 @@ flrq_status flrq_file_pread(int fd, const char *path, void *to, size_t bytes, ui
 
 /** pwrite() of exactly `bytes`; "no space left" names the path and the bytes that were still to be written. */
 flrq_status flrq_file_pwrite(int fd, const char *path, const void *from, size_t bytes, uint64_t offset);
+
+/** A file under construction: data goes to fd ("<path>.tmp"); the name `path` appears, or changes, at commit only. A
+ *  zeroed struct is a valid closed one. */
+typedef struct flrq_output {
+    char *path, *temp;
+    int fd;
+} flrq_output;
+
+/** Creates "<path>.tmp", replacing a leftover of a killed run. */
+flrq_status flrq_output_open(flrq_output *output, const char *path);
+
+/** fsync(), close, rename to the final name, flush of the folder. On failure the temporary file is removed. Closes `output` either way. */
+flrq_status flrq_output_commit(flrq_output *output);
+
+/** Removes the temporary file and closes. Fine on a closed output. */
+void flrq_output_discard(flrq_output *output);
 
 /** XXH3-64 of a whole file, streamed through a 1 MiB buffer. */
 flrq_status flrq_file_hash(const char *path, uint64_t *out);

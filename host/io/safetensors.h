@@ -37,6 +37,10 @@ typedef struct flrq_checkpoint {
 /** Number of elements of a tensor. */
 int64_t flrq_tensor_count(const flrq_tensor *tensor);
 
+/** Bytes of a tensor of that type and shape. False when dims is not 0 .. FLRQ_MAX_DIMS, a dimension is negative, the product of the
+ *  non-zero dimensions overflows (in bits, int64), or the elements (of a sub-byte type) do not fill whole bytes. */
+bool flrq_tensor_bytes(flrq_dtype dtype, int dims, const int64_t *shape, uint64_t *out);
+
 /** Opens a folder with model.safetensors, or model.safetensors.index.json (single file preferred, as loaders do), or the
  *  path of one .safetensors file (e.g. adapter_model.safetensors). Index entries must be plain names inside the folder, every named tensor must be in
  *  its file; tensors of a shard that the index does not list are an error too. */
@@ -79,8 +83,8 @@ flrq_status flrq_shard_write(flrq_shard_writer *writer, int index, const void *f
 /** Total size of the file in bytes (after begin). */
 uint64_t flrq_shard_bytes(const flrq_shard_writer *writer);
 
-/** Checks that every byte of every tensor was written once (by count), flushes, hashes (XXH3-64 of the file), renames to its
- *  final name and frees the writer. */
+/** Checks that every byte of every tensor was written once (by count), hashes (XXH3-64 of the file as read back), flushes, renames
+ *  to its final name and frees the writer, on failure too (then nothing is left under either name). */
 flrq_status flrq_shard_finish(flrq_shard_writer *writer, uint64_t *hash);
 
 /** Removes the temporary file and frees. NULL is fine. */
