@@ -40,13 +40,27 @@ struct cpu_kernels {
     void (*unpack_row)(uint8_t *code, const int32_t *packed, int64_t cols, int bits);
 
     /* --- simd_forward.c --- */
-    /** x[j] = exp(x[j] - max) in place, returns the sum. exp within 2 ulp, no table. */
+    /* exp here is within 2 ulp of the true value for every fp32 argument (1 ulp = the spacing at the result, subnormals
+     * included), 0 below -103.98 and for -inf, +inf above 88.73, NaN for NaN. */
+    /** x[j] = exp(x[j] - max) in place, returns the sum. Vector accumulators in fp32: for rows of at most a few thousand. */
     float (*exp_sum)(float *x, float max, int64_t count);
+    /** Sum of exp(x[j] - max), accumulated in double every 256 elements. */
+    double (*sum_exp)(const float *x, float max, int64_t count);
+    /** Sum of exp(p[j] - max) * (p[j] - q[j]), likewise; terms whose exp is 0 count 0. A row where q is -inf and p is not
+     *  must not come here. */
+    double (*sum_exp_difference)(const float *p, const float *q, float max, int64_t count);
+    /** Maximum; NaN is passed over. -inf when there is no number. */
     float (*max_of)(const float *x, int64_t count);
     /** gate = silu(gate) * up. */
     void (*swiglu)(float *gate, const float *up, int64_t count);
-    /** out = in * factor * weight (weight may be NULL). */
+    /** out = in * factor * weight (weight may be NULL). out may equal in. */
     void (*scale_weight)(float *out, const float *in, float factor, const float *weight, int64_t count);
+    /** Sum in double: fp32 vector accumulators, emptied every 256 elements. */
+    double (*sum)(const float *x, int64_t count);
+    /** out = in - mean, returns the sum of squares of out. out may equal in. */
+    double (*center)(float *out, const float *in, double mean, int64_t count);
+    /** Rotates the pairs (x[j], x[j + half]) by the angle with the given cosine and sine, j < half. */
+    void (*rotate)(float *x, const float *cosine, const float *sine, int64_t half);
 };
 
 /** The tables, one symbol per instruction set built into this library. */

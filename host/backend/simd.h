@@ -46,6 +46,7 @@ static inline vf v_load_bf16(const uint16_t *p) {
 static inline vf v_load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
+static inline vf v_scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); } /* a * 2^n, n whole in -252..254 */
 static inline void v_store_u8(uint8_t *p, vi a) { /* lanes in 0..255 */
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a));
 }
@@ -92,6 +93,12 @@ static inline vf v_load_bf16(const uint16_t *p) {
 }
 static inline vf v_load_u8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+static inline vf v_scale2(vf a, vf n) { /* in two steps: 2^n itself need not be a normal number */
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1), bias = _mm256_set1_epi32(127);
+    __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+    __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
+    return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
 }
 static inline void v_store_u8(uint8_t *p, vi a) {
     __m128i w = _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -143,6 +150,16 @@ static inline vf v_float(vi a) { V_EACH((float)a.i[k]); }
 static inline vf v_load_f16(const uint16_t *p) { V_EACH(flrq_f16_to_f32(p[k])); }
 static inline vf v_load_bf16(const uint16_t *p) { V_EACH(flrq_bf16_to_f32(p[k])); }
 static inline vf v_load_u8(const uint8_t *p) { V_EACH((float)p[k]); }
+static inline vf v_scale2(vf a, vf n) { /* in two steps: 2^n itself need not be a normal number */
+    for (int k = 0; k < V; k++) {
+        int32_t whole = (int32_t)(n.f[k] > -252 ? n.f[k] : -252), half = whole / 2; /* NaN: only a counts */
+        uint32_t bits[2] = {(uint32_t)(half + 127) << 23, (uint32_t)(whole - half + 127) << 23};
+        float powers[2];
+        memcpy(powers, bits, sizeof powers);
+        a.f[k] = a.f[k] * powers[0] * powers[1];
+    }
+    return a;
+}
 static inline void v_store_u8(uint8_t *p, vi a) {
     for (int k = 0; k < V; k++) p[k] = (uint8_t)a.i[k];
 }
