@@ -26,6 +26,7 @@ Training text: the King James text of tests/data/tinylm (public domain) and the 
 --cases-only keeps the tokenizers in place and writes cases.json again.
 """
 import argparse
+import io
 import json
 import os
 import random
@@ -209,18 +210,21 @@ def save(out, name, tokenizer=None, config=None, files=()):
 
 def train_sentencepiece(text, rules=None, **kw):
     """The .model of sentencepiece; rules are normalisations {from: to} (the full NFKC table would take 240 kB)."""
+    model = io.BytesIO()
+    here = os.getcwd()
     with tempfile.TemporaryDirectory() as t:
-        if rules:
-            kw["normalization_rule_tsv"] = os.path.join(t, "rules.tsv")
-            with open(kw["normalization_rule_tsv"], "w") as f:
-                for a, b in rules.items():
-                    f.write(" ".join(f"{ord(c):X}" for c in a) + "\t" + " ".join(f"{ord(c):X}" for c in b) + "\n")
-        with open(os.path.join(t, "text"), "w", encoding="utf-8") as f:
-            f.write(text)
-        spm.SentencePieceTrainer.train(input=os.path.join(t, "text"), model_prefix=os.path.join(t, "m"), num_threads=1,
-                                       minloglevel=2, max_sentence_length=100000, **kw)
-        with open(os.path.join(t, "m.model"), "rb") as f:
-            return f.read()
+        os.chdir(t)                                          # the file stores the name of the rules as given
+        try:
+            if rules:
+                kw["normalization_rule_tsv"] = "rules.tsv"
+                with open("rules.tsv", "w") as f:
+                    for a, b in rules.items():
+                        f.write(" ".join(f"{ord(c):X}" for c in a) + "\t" + " ".join(f"{ord(c):X}" for c in b) + "\n")
+            spm.SentencePieceTrainer.train(sentence_iterator=iter(text.split("\n")), model_writer=model, num_threads=1, minloglevel=2,
+                                           max_sentence_length=100000, **kw)
+        finally:
+            os.chdir(here)
+    return model.getvalue()
 
 
 def merges_of(proto):
