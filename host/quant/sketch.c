@@ -24,7 +24,7 @@ static size_t full_count(const flrq_sketch_options *options, int64_t rows, int64
 
 size_t flrq_sketch_bytes(const flrq_sketch_options *options, int64_t rows, int64_t cols, int64_t terms) {
     size_t b = (size_t)width_of(options, rows, cols, terms), square = b * b;
-    return 2 * sizeof(float) * b * (size_t)(rows + cols) + square * (2 * sizeof(double) + sizeof(float)) +
+    return 2 * sizeof(float) * b * (size_t)(rows + cols) + square * 2 * (sizeof(double) + sizeof(float)) +
            2 * b * sizeof(double) + full_count(options, rows, cols) * sizeof(float);
 }
 
@@ -41,7 +41,8 @@ flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sket
     s->bytes = flrq_sketch_bytes(options, rows, cols, terms);
     s->sigma = malloc(b * sizeof *s->sigma);
     s->host_square = malloc(b * b * sizeof *s->host_square);
-    if (!s->sigma || !s->host_square) FLRQ_GOTO(flrq_fail_memory(b * b * sizeof(double), "the sketch"));
+    s->host_rotate = malloc(b * b * sizeof *s->host_rotate);
+    if (!s->sigma || !s->host_square || !s->host_rotate) FLRQ_GOTO(flrq_fail_memory(b * b * sizeof(double), "the sketch"));
     FLRQ_GOTO(be->alloc(be, (void **)&s->d_u, b * (size_t)rows * sizeof(float), "left sketch factor"));
     FLRQ_GOTO(be->alloc(be, (void **)&s->d_v, b * (size_t)cols * sizeof(float), "right sketch factor"));
     FLRQ_GOTO(be->alloc(be, (void **)&s->d_y, b * (size_t)rows * sizeof(float), "left sketch scratch"));
@@ -69,6 +70,7 @@ void flrq_sketch_free(flrq_sketch *s, flrq_backend *be) {
     be->release(be, s->d_y);
     be->release(be, s->d_v);
     be->release(be, s->d_u);
+    free(s->host_rotate);
     free(s->host_square);
     free(s->sigma);
     free(s);
@@ -98,12 +100,8 @@ static flrq_status rotate(flrq_sketch *s, flrq_backend *be, int64_t m, int64_t n
     FLRQ_TRY(be->download(be, s->sigma, s->d_values, (size_t)b * sizeof(double)));
     for (int64_t i = 0; i < b; i++) s->sigma[i] = s->sigma[i] > 0 ? sqrt(s->sigma[i]) : 0;
     FLRQ_TRY(be->download(be, s->host_square, s->d_gram, (size_t)(b * b) * sizeof(double)));
-    float *single = (float *)s->host_square; /* narrowing in place: element i is read before its bytes are overwritten */
-    for (int64_t i = 0; i < b * b; i++) {
-        float value = (float)s->host_square[i];
-        memcpy((char *)single + (size_t)i * sizeof value, &value, sizeof value);
-    }
-    FLRQ_TRY(be->upload(be, s->d_rotate, single, (size_t)(b * b) * sizeof(float)));
+    for (int64_t i = 0; i < b * b; i++) s->host_rotate[i] = (float)s->host_square[i];
+    FLRQ_TRY(be->upload(be, s->d_rotate, s->host_rotate, (size_t)(b * b) * sizeof(float)));
     FLRQ_TRY(be->gemm(be, s->d_u, s->d_y, s->d_rotate, m, b, b, 1, 0));
     return be->gemm(be, s->d_v, s->d_z, s->d_rotate, n, b, b, 1, 0);
 }

@@ -34,6 +34,7 @@ typedef struct flrq_sketch {
     double *d_values;    /* [width] */
     float *d_rotate;     /* [width, width] */
     double *host_square; /* [width, width] */
+    float *host_rotate;  /* [width, width] */
     float *d_full;       /* r1: [rows, cols]; svd: also U [rows, p], S [p], V^T [p, cols]; else NULL */
     int64_t capacity;    /* largest width that the buffers hold */
     int64_t max_rows, max_cols;

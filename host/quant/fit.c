@@ -1,0 +1,383 @@
+/* fit.c - alternation of low rank and quantization, and what it needs: metrics, factors, the error. */
+#include "quant/fit.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/dtype.h"
+#include "core/philox.h"
+
+struct flrq_fit_space {
+    flrq_sketch *sketch;
+    flrq_codes codes;           /* of the present round; the best is kept in the caller's */
+    float *d_l, *d_r;           /* of the present round */
+    float *d_h, *d_scale;       /* [cols] clip weights and column scaling of the metric */
+    float *host_h, *host_scale; /* [cols] */
+    float *host_u, *host_v;     /* [rows, width], [cols, width] */
+    float *host_l, *host_r;     /* [rows, cap], [cap, cols] */
+    float *amax, *best_amax;    /* [width + 1] */
+    int64_t rows, cols;
+};
+
+int64_t flrq_scheme_group(const flrq_scheme *scheme, int64_t cols) {
+    return scheme->group > 0 && scheme->group < cols ? scheme->group : cols;
+}
+
+int64_t flrq_scheme_groups(const flrq_scheme *scheme, int64_t cols) {
+    int64_t group = flrq_scheme_group(scheme, cols);
+    return (cols + group - 1) / group;
+}
+
+double flrq_scheme_bits(const flrq_scheme *scheme, int64_t rows, int64_t cols, int64_t rank) {
+    double per_group = 16.0 + (scheme->symmetric ? 0 : scheme->bits);
+    return scheme->bits + per_group * (double)flrq_scheme_groups(scheme, cols) / (double)cols +
+           flrq_rank_cost(rows, cols) * (double)rank;
+}
+
+int64_t flrq_fit_rank_cap(const flrq_fit_options *options, int64_t rows, int64_t cols) {
+    return options->method == FLRQ_METHOD_RTN ? 0 : flrq_rank_cap(&options->rank, rows, cols);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Device bytes of the buffers besides the sketch, in the order of flrq_fit_space_new(). */
+static size_t codes_bytes(const flrq_scheme *scheme, int64_t rows, int64_t cols) {
+    size_t cells = (size_t)(rows * flrq_scheme_groups(scheme, cols));
+    return (size_t)(rows * cols) + cells * sizeof(float) + (scheme->symmetric ? 0 : cells);
+}
+
+size_t flrq_fit_space_bytes(const flrq_fit_options *options, int64_t rows, int64_t cols) {
+    size_t m = (size_t)rows, n = (size_t)cols, cap = (size_t)flrq_fit_rank_cap(options, rows, cols);
+    size_t width = cap + (size_t)options->sketch.oversample;
+    return flrq_sketch_bytes(&options->sketch, rows, cols, (int64_t)cap) + codes_bytes(&options->scheme, rows, cols) +
+           sizeof(float) * (2 * cap * (m + n) + 4 * n + width * (m + n));
+}
+
+flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flrq_fit_options *options, int64_t rows,
+                               int64_t cols) {
+    *out = NULL;
+    flrq_fit_space *space = calloc(1, sizeof *space);
+    if (!space) return flrq_fail_memory(sizeof *space, "the fit");
+    flrq_status status = FLRQ_OK;
+    size_t m = (size_t)rows, n = (size_t)cols, cap = (size_t)flrq_fit_rank_cap(options, rows, cols);
+    size_t groups = (size_t)flrq_scheme_groups(&options->scheme, cols);
+    space->rows = rows, space->cols = cols;
+    FLRQ_GOTO(flrq_sketch_new(&space->sketch, be, &options->sketch, rows, cols, (int64_t)cap));
+    size_t width = (size_t)space->sketch->capacity;
+    FLRQ_GOTO(be->alloc(be, (void **)&space->codes.code, m * n, "codes of a round"));
+    FLRQ_GOTO(be->alloc(be, (void **)&space->codes.scale, m * groups * sizeof(float), "scales of a round"));
+    if (!options->scheme.symmetric)
+        FLRQ_GOTO(be->alloc(be, (void **)&space->codes.zero, m * groups, "zero points of a round"));
+    FLRQ_GOTO(be->alloc(be, (void **)&space->d_l, (cap + 1) * m * sizeof(float), "left factor"));
+    FLRQ_GOTO(be->alloc(be, (void **)&space->d_r, (cap + 1) * n * sizeof(float), "right factor"));
+    FLRQ_GOTO(be->alloc(be, (void **)&space->d_h, n * sizeof(float), "clip weights"));
+    FLRQ_GOTO(be->alloc(be, (void **)&space->d_scale, n * sizeof(float), "metric"));
+    space->host_h = malloc(n * sizeof(float));
+    space->host_scale = malloc(n * sizeof(float));
+    space->host_u = malloc(m * width * sizeof(float));
+    space->host_v = malloc(n * width * sizeof(float));
+    space->host_l = malloc((cap + 1) * m * sizeof(float));
+    space->host_r = malloc((cap + 1) * n * sizeof(float));
+    space->amax = malloc((width + 1) * sizeof(float));
+    space->best_amax = malloc((width + 1) * sizeof(float));
+    if (!space->host_h || !space->host_scale || !space->host_u || !space->host_v || !space->host_l || !space->host_r ||
+        !space->amax || !space->best_amax)
+        FLRQ_GOTO(flrq_fail_memory((m + n) * (width + cap) * sizeof(float), "the factors of a fit"));
+out:
+    if (status != FLRQ_OK) {
+        flrq_fit_space_free(space, be);
+        return status;
+    }
+    *out = space;
+    return FLRQ_OK;
+}
+
+void flrq_fit_space_free(flrq_fit_space *space, flrq_backend *be) {
+    if (!space) return;
+    free(space->best_amax);
+    free(space->amax);
+    free(space->host_r);
+    free(space->host_l);
+    free(space->host_v);
+    free(space->host_u);
+    free(space->host_scale);
+    free(space->host_h);
+    be->release(be, space->d_scale);
+    be->release(be, space->d_h);
+    be->release(be, space->d_r);
+    be->release(be, space->d_l);
+    be->release(be, space->codes.zero);
+    be->release(be, space->codes.scale);
+    be->release(be, space->codes.code);
+    flrq_sketch_free(space->sketch, be);
+    free(space);
+}
+
+/* Weights are kept above this fraction of their mean, so that a dead input channel neither divides by zero nor
+ * blows its column of R out of the fp16 range. */
+static const double floor_fraction = 1e-3;
+
+/* Column scaling of the low-rank fit. none: 1. rms: sqrt(E[x^2]). alpha: Eq. 10-11, X^p / sqrt(max X * min X). */
+static flrq_status metric_scale(float *scale, const flrq_fit_options *options, const flrq_input_stats *stats) {
+    int64_t n = stats->n;
+    if (options->metric == FLRQ_METRIC_RMS) {
+        double mean = 0;
+        for (int64_t j = 0; j < n; j++) mean += stats->square_sum[j];
+        mean = sqrt(mean / (double)n);
+        for (int64_t j = 0; j < n; j++) {
+            double rms = mean > 0 ? sqrt(stats->square_sum[j]) / mean : 1;
+            scale[j] = (float)fmax(rms, floor_fraction);
+        }
+        return FLRQ_OK;
+    }
+    double lowest = INFINITY, highest = 0, mean = 0;
+    for (int64_t j = 0; j < n; j++) mean += stats->abs_sum[j] / (double)n;
+    for (int64_t j = 0; j < n; j++) {
+        double x = mean > 0 ? fmax(stats->abs_sum[j] / mean, floor_fraction) : 1;
+        lowest = fmin(lowest, x), highest = fmax(highest, x);
+        scale[j] = (float)x;
+    }
+    for (int64_t j = 0; j < n; j++)
+        scale[j] = (float)(pow(scale[j], options->alpha_power) / sqrt(lowest * highest));
+    return FLRQ_OK;
+}
+
+/* h_j = E[x_j^2], normalised to mean 1 (only ratios matter). */
+static void clip_weights(float *h, const flrq_input_stats *stats) {
+    double mean = 0;
+    for (int64_t j = 0; j < stats->n; j++) mean += stats->square_sum[j] / (double)stats->n;
+    for (int64_t j = 0; j < stats->n; j++) h[j] = mean > 0 ? (float)(stats->square_sum[j] / mean) : 1.0f;
+}
+
+/* L and R of the first `rank` triplets: u_i sqrt(sigma_i) and v_i / sqrt(sigma_i) / scale, each pair balanced by a power of two so that
+ * both stay in the fp16 range, then rounded to the storage type. */
+static flrq_status make_factors(flrq_fit_space *space, flrq_backend *be, const flrq_fit_options *options, int64_t m,
+                                int64_t n, int64_t rank, const float *scale) {
+    const flrq_sketch *sketch = space->sketch;
+    int64_t width = sketch->width;
+    FLRQ_TRY(be->download(be, space->host_u, sketch->d_u, (size_t)(m * width) * sizeof(float)));
+    FLRQ_TRY(be->download(be, space->host_v, sketch->d_v, (size_t)(n * width) * sizeof(float)));
+    for (int64_t k = 0; k < rank; k++) {
+        float largest_l = 0, largest_r = 0;
+        for (int64_t i = 0; i < m; i++) largest_l = fmaxf(largest_l, fabsf(space->host_u[i * width + k]));
+        for (int64_t j = 0; j < n; j++) {
+            float r = space->host_v[j * width + k] / (scale ? scale[j] : 1.0f);
+            space->host_r[k * n + j] = r;
+            largest_r = fmaxf(largest_r, fabsf(r));
+        }
+        float factor = largest_l > 0 && largest_r > 0 ? exp2f(rintf(0.5f * log2f(largest_r / largest_l))) : 1.0f;
+        for (int64_t i = 0; i < m; i++)
+            flrq_store(space->host_l, FLRQ_F32, i * rank + k, space->host_u[i * width + k] * factor);
+        for (int64_t j = 0; j < n; j++) space->host_r[k * n + j] /= factor;
+    }
+    uint16_t bits;
+    for (int64_t i = 0; i < m * rank; i++) {
+        flrq_store(&bits, options->factor_dtype, 0, space->host_l[i]);
+        space->host_l[i] = flrq_load(&bits, options->factor_dtype, 0);
+        if (!isfinite(space->host_l[i])) return flrq_fail(FLRQ_ERR_NUMERIC, "left factor is not finite in 16 bits");
+    }
+    for (int64_t i = 0; i < n * rank; i++) {
+        flrq_store(&bits, options->factor_dtype, 0, space->host_r[i]);
+        space->host_r[i] = flrq_load(&bits, options->factor_dtype, 0);
+        if (!isfinite(space->host_r[i])) return flrq_fail(FLRQ_ERR_NUMERIC, "right factor is not finite in 16 bits");
+    }
+    FLRQ_TRY(be->upload(be, space->d_l, space->host_l, (size_t)(m * rank) * sizeof(float)));
+    return be->upload(be, space->d_r, space->host_r, (size_t)(n * rank) * sizeof(float));
+}
+
+/* ||A S||_F, or ||A||_F without a sketch. */
+static flrq_status norm_of(flrq_backend *be, flrq_comm *comm, double *out, const flrq_operand *a,
+                           const flrq_input_stats *stats) {
+    if (stats && stats->d_sketch)
+        FLRQ_TRY(be->sum_squares_mul(be, out, a, stats->d_sketch, stats->sketch_cols));
+    else
+        FLRQ_TRY(be->sum_squares(be, out, a));
+    FLRQ_TRY(comm->sum_host(comm, out, 1));
+    *out = sqrt(*out);
+    return FLRQ_OK;
+}
+
+static double ratio(double part, double whole) {
+    return whole > 0 ? part / whole : part > 0 ? INFINITY : 0;
+}
+
+/* W - Wq - L R as an operand; NULL codes or rank 0 leave the part out. */
+static flrq_operand error_operand(const flrq_operand *w, const flrq_codes *codes, const float *d_l, const float *d_r,
+                                  int64_t rank) {
+    flrq_operand error = *w;
+    error.codes = codes, error.codes_sign = -1;
+    error.d_l = d_l, error.d_r = d_r, error.rank = rank, error.lr_sign = -1;
+    return error;
+}
+
+typedef struct fit {
+    flrq_fit_space *space;
+    flrq_backend *be;
+    flrq_comm *comm;
+    const flrq_fit_options *options;
+    flrq_sketch_options sketch;
+    const flrq_operand *w;
+    const flrq_input_stats *stats;
+    const float *d_h;       /* NULL: unweighted */
+    const float *d_scale;   /* NULL: metric none */
+    int64_t cap, rank;
+    int64_t curve_terms;
+    int warm;
+} fit;
+
+/* Sketches T = (W - Wq) diag(s), or W diag(s) when codes is NULL; leaves rank, L, R and the amax curve in the space. */
+static flrq_status fit_low_rank(fit *f, const flrq_codes *codes) {
+    flrq_operand target = error_operand(f->w, codes, NULL, NULL, 0);
+    target.d_col_scale = f->d_scale;
+    const flrq_fit_options *o = f->options;
+    flrq_sketch *sketch = f->space->sketch;
+    const flrq_rank_policy *greedy = o->rank.rule == FLRQ_RANK_R1FLR ? &o->rank : NULL;
+    double norm2;
+    FLRQ_TRY(flrq_sketch_run(sketch, f->be, f->comm, &f->sketch, &target, f->cap, f->warm, greedy));
+    f->warm = 1;
+    FLRQ_TRY(f->be->amax_curve(f->be, f->space->amax, &target, sketch->d_u, sketch->d_v, sketch->width));
+    FLRQ_TRY(f->comm->max_host(f->comm, f->space->amax, sketch->width + 1));
+    FLRQ_TRY(f->be->sum_squares(f->be, &norm2, &target));
+    FLRQ_TRY(f->comm->sum_host(f->comm, &norm2, 1));
+    f->rank = flrq_rank_choose(&o->rank, target.rows, target.cols, f->space->amax, sketch->sigma, norm2, sketch->terms);
+    f->curve_terms = sketch->terms;
+    return make_factors(f->space, f->be, o, target.rows, target.cols, f->rank, f->d_scale ? f->space->host_scale : NULL);
+}
+
+static flrq_status quantize(fit *f, flrq_codes *codes, int64_t rank, flrq_clip_stats *stats) {
+    flrq_operand residual = error_operand(f->w, NULL, f->space->d_l, f->space->d_r, rank);
+    return f->be->clip_quantize(f->be, codes, &residual, f->d_h, &f->options->scheme, &f->options->clip, stats);
+}
+
+/* Copies the present round into the caller's buffers: it is the best so far. */
+static flrq_status keep(fit *f, flrq_codes *codes, float *d_l, float *d_r, flrq_fit_result *result,
+                        const flrq_clip_stats *stats) {
+    const flrq_codes *from = &f->space->codes;
+    flrq_backend *be = f->be;
+    size_t m = (size_t)f->w->rows, n = (size_t)f->w->cols, cells = m * (size_t)from->n_groups, r = (size_t)f->rank;
+    FLRQ_TRY(be->copy(be, codes->code, from->code, m * n));
+    FLRQ_TRY(be->copy(be, codes->scale, from->scale, cells * sizeof(float)));
+    if (from->zero) FLRQ_TRY(be->copy(be, codes->zero, from->zero, cells));
+    if (r) {
+        FLRQ_TRY(be->copy(be, d_l, f->space->d_l, m * r * sizeof(float)));
+        FLRQ_TRY(be->copy(be, d_r, f->space->d_r, n * r * sizeof(float)));
+    }
+    result->rank = f->rank;
+    result->clip_ratio = stats->groups ? stats->ratio_sum / (double)stats->groups : 1;
+    result->clipped = (double)stats->clipped / (double)(m * n);
+    result->zero_groups = stats->zero_groups;
+    result->curve_terms = f->curve_terms;
+    memcpy(f->space->best_amax, f->space->amax, (size_t)(f->curve_terms + 1) * sizeof(float));
+    return FLRQ_OK;
+}
+
+/* Sets the shape fields of a codes struct whose arrays are there. */
+static void shape_codes(flrq_codes *codes, const flrq_scheme *scheme, int64_t rows, int64_t cols) {
+    codes->rows = rows, codes->cols = cols;
+    codes->group = flrq_scheme_group(scheme, cols);
+    codes->n_groups = flrq_scheme_groups(scheme, cols);
+    codes->bits = scheme->bits;
+    codes->symmetric = scheme->symmetric;
+}
+
+static flrq_status prepare(fit *f) {
+    const flrq_input_stats *stats = f->stats;
+    const flrq_fit_options *o = f->options;
+    flrq_fit_space *space = f->space;
+    size_t bytes = (size_t)f->w->cols * sizeof(float);
+    if (!stats || !stats->square_sum) return FLRQ_OK;
+    if (o->clip_weights_h) {
+        clip_weights(space->host_h, stats);
+        FLRQ_TRY(f->be->upload(f->be, space->d_h, space->host_h, bytes));
+        f->d_h = space->d_h;
+    }
+    if (o->metric != FLRQ_METRIC_NONE && f->cap > 0) {
+        FLRQ_TRY(metric_scale(space->host_scale, o, stats));
+        FLRQ_TRY(f->be->upload(f->be, space->d_scale, space->host_scale, bytes));
+        f->d_scale = space->d_scale;
+    }
+    return FLRQ_OK;
+}
+
+static flrq_status nearest_error(fit *f, double norm, double *out) {
+    const flrq_clip nearest = {.search = FLRQ_CLIP_NONE, .steps = 1, .min_ratio = 1};
+    double error;
+    FLRQ_TRY(f->be->clip_quantize(f->be, &f->space->codes, f->w, NULL, &f->options->scheme, &nearest, NULL));
+    flrq_operand e = error_operand(f->w, &f->space->codes, NULL, NULL, 0);
+    FLRQ_TRY(norm_of(f->be, f->comm, &error, &e, f->stats));
+    *out = ratio(error, norm);
+    return FLRQ_OK;
+}
+
+/* One round's codes and factors are in the space: measure, and keep them if they are the best. */
+static flrq_status judge(fit *f, double norm, const flrq_clip_stats *clip, flrq_codes *codes, float *d_l, float *d_r,
+                         flrq_fit_result *result, int epoch) {
+    double error;
+    flrq_operand e = error_operand(f->w, &f->space->codes, f->space->d_l, f->space->d_r, f->rank);
+    FLRQ_TRY(norm_of(f->be, f->comm, &error, &e, f->stats));
+    error = ratio(error, norm);
+    if (epoch == 0) result->error_start = error;
+    if (epoch == 0 || error < result->error) {
+        result->error = error;
+        result->best_epoch = epoch;
+        FLRQ_TRY(keep(f, codes, d_l, d_r, result, clip));
+    }
+    return FLRQ_OK;
+}
+
+flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, const flrq_fit_options *options,
+                     const char *name, const flrq_operand *w, const flrq_input_stats *stats, flrq_codes *codes,
+                     float *d_l, float *d_r, flrq_fit_result *result) {
+    double begin = now(), norm, weight_norm, weight_error;
+    int64_t m = w->rows, n = w->cols;
+    if (m > space->rows || n > space->cols)
+        return flrq_fail(FLRQ_ERR_INTERNAL, "fit of %lld x %lld exceeds its buffers", (long long)m, (long long)n);
+    fit f = {.space = space, .be = be, .comm = comm, .options = options, .sketch = options->sketch, .w = w,
+             .stats = stats, .cap = flrq_fit_rank_cap(options, m, n)};
+    f.sketch.key = flrq_philox_key(options->seed, name);
+    memset(result, 0, sizeof *result);
+    space->amax[0] = space->best_amax[0] = 0;
+    shape_codes(&space->codes, &options->scheme, m, n);
+    shape_codes(codes, &options->scheme, m, n);
+    FLRQ_TRY(prepare(&f));
+    FLRQ_TRY(norm_of(be, comm, &norm, w, stats));
+    FLRQ_TRY(nearest_error(&f, norm, &result->error_nearest));
+
+    flrq_clip_stats clip = {0};
+    int starts_with_rank = f.cap > 0 && options->method == FLRQ_METHOD_FLRQ && options->start == FLRQ_START_WEIGHT;
+    if (starts_with_rank) FLRQ_TRY(fit_low_rank(&f, NULL));
+    FLRQ_TRY(quantize(&f, &space->codes, f.rank, &clip));
+    if (options->method == FLRQ_METHOD_LQER && f.cap > 0) FLRQ_TRY(fit_low_rank(&f, &space->codes));
+    FLRQ_TRY(judge(&f, norm, &clip, codes, d_l, d_r, result, 0));
+
+    int epochs = options->method == FLRQ_METHOD_FLRQ && f.cap > 0 ? options->epochs : 0, stale = 0;
+    double reference = result->error;
+    for (int epoch = 1; epoch <= epochs && stale < FLRQ_BLC_PATIENCE; epoch++) {
+        FLRQ_TRY(fit_low_rank(&f, &space->codes));
+        memset(&clip, 0, sizeof clip);
+        FLRQ_TRY(quantize(&f, &space->codes, f.rank, &clip));
+        FLRQ_TRY(judge(&f, norm, &clip, codes, d_l, d_r, result, epoch));
+        result->epochs = epoch;
+        if (result->error < reference * (1 - options->tolerance))
+            reference = result->error, stale = 0;
+        else
+            stale++;
+    }
+
+    flrq_operand e = error_operand(w, codes, d_l, d_r, result->rank);
+    FLRQ_TRY(be->sum_squares(be, &weight_error, &e));
+    FLRQ_TRY(comm->sum_host(comm, &weight_error, 1));
+    FLRQ_TRY(be->sum_squares(be, &weight_norm, w));
+    FLRQ_TRY(comm->sum_host(comm, &weight_norm, 1));
+    result->weight_error = sqrt(ratio(weight_error, weight_norm));
+    result->bits_per_weight = flrq_scheme_bits(&options->scheme, m, n, result->rank);
+    result->amax = space->best_amax;
+    result->seconds = now() - begin;
+    return FLRQ_OK;
+}
