@@ -1,7 +1,7 @@
 /* cpu.h - what the files of the CPU backend share: state, scratch, the tile loader and the table of SIMD kernels.
  *
- * Two faces register from here: "cpu" (cpu_*.c: tiles, OpenBLAS with one thread inside each task, SIMD kernels picked at run time) and "cpu-ref"
- * (ref_*.c: plain loops, double accumulators, no tiles), the judge of every other backend.
+ * Two faces register from here: "cpu" (cpu_*.c: tiles, OpenBLAS with one thread inside each task, SIMD kernels picked
+ * at run time) and "cpu-ref" (ref_*.c: plain loops, double accumulators, no tiles), the judge of every other backend.
  */
 #ifndef FLRQ_BACKEND_CPU_H
 #define FLRQ_BACKEND_CPU_H
@@ -19,8 +19,10 @@ typedef struct cpu_kernels cpu_kernels;
 typedef struct cpu_state {
     int threads;
     const cpu_kernels *kernels;
-    char **scratch;          /* [threads], 64-byte aligned, grown by cpu_scratch(), never shrunk */
-    size_t scratch_bytes;    /* of each */
+    char **scratch;       /* [threads], 64-byte aligned, grown by cpu_scratch(), never shrunk */
+    size_t scratch_bytes; /* of each */
+    char *shared;         /* scratch that all tasks of one op read, grown by cpu_shared() */
+    size_t shared_bytes;
 } cpu_state;
 
 static inline cpu_state *cpu_of(flrq_backend *be) {
@@ -28,13 +30,24 @@ static inline cpu_state *cpu_of(flrq_backend *be) {
 }
 
 /** Makes sure every thread has `bytes` of scratch (at cpu_of(be)->scratch[thread]). Contents are undefined. Call before
- *  flrq_parallel_for(), never inside a task. Grows to a high-water mark: in a block loop only the first block allocates. */
+ *  flrq_parallel_for(), never inside a task. Grows to a high-water mark: in a block loop only the first block
+ * allocates. */
 flrq_status cpu_scratch(flrq_backend *be, size_t bytes);
 
-/** out[i*ld_out + j] = A(row0+i, col0+j) as fp32 for i < rows, j < cols: the one place where the fast face evaluates an operand.
- *  `work` holds at least rows*a->rank + a->rank*cols floats when a->rank > 0, else may be NULL. */
+/** The same for the scratch at cpu_of(be)->shared: scaled inputs, partial sums of chunks. Contents are undefined. */
+flrq_status cpu_shared(flrq_backend *be, size_t bytes);
+
+/** Checks what ops assume of an operand: dimensions that BLAS can count (int32), leading dimension, float dtype, codes
+ * of the same shape, factors present. FLRQ_ERR_SHAPE names the op and the numbers. */
+flrq_status cpu_operand_check(const char *op, const flrq_operand *a);
+
+/** out[i*ld_out + j] = A(row0+i, col0+j) as fp32 for i < rows, j < cols: the one place where the fast face evaluates an
+ * operand. `work` holds at least rows*a->rank + a->rank*cols floats when a->rank > 0, else may be NULL. */
 void cpu_tile_load(const cpu_kernels *kernels, float *out, int64_t ld_out, const flrq_operand *a, int64_t row0,
                    int64_t rows, int64_t col0, int64_t cols, float *work);
+
+/** Checks the sizes of attention: dimensions in [0, INT32_MAX], heads a multiple of kv_heads, window not negative. FLRQ_ERR_SHAPE. */
+flrq_status cpu_attention_check(const flrq_attention *shape);
 
 /** Element (i, j) of an operand in double: the reference. */
 double ref_operand_at(const flrq_operand *a, int64_t i, int64_t j);

@@ -11,6 +11,7 @@
 
 static flrq_status ref_linear(flrq_backend *be, float *d_y, const float *d_x, const flrq_operand *a,
                               const float *d_bias, int64_t tokens) {
+    FLRQ_TRY(cpu_operand_check("linear", a));
     size_t bytes = (size_t)a->cols * sizeof(double);
     double *row = malloc(bytes);
     if (!row) return flrq_fail_memory(bytes, "a row of weights");
@@ -73,6 +74,7 @@ static flrq_status ref_rope(flrq_backend *be, float *d_x, const float *d_inv_fre
 
 static flrq_status ref_attention(flrq_backend *be, float *d_out, const float *d_q, const float *d_k, const float *d_v,
                                  const flrq_attention *shape) {
+    FLRQ_TRY(cpu_attention_check(shape));
     int64_t dim = shape->head_dim, share = shape->heads / shape->kv_heads;
     size_t bytes = (size_t)(shape->tokens + dim) * sizeof(double);
     double *p = malloc(bytes), *out = p + shape->tokens;

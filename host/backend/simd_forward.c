@@ -123,7 +123,7 @@ static void scale_weight(float *out, const float *in, float factor, const float 
         for (int64_t j = 0; j < count; j++) out[j] = in[j] * factor;
 }
 
-static double sum(const float *x, int64_t count) {
+static double sum_of(const float *x, int64_t count) {
     double total = 0;
     for (int64_t begin = 0; begin < count; begin += BLOCK) {
         int64_t end = begin + BLOCK < count ? begin + BLOCK : count, j = begin;
@@ -179,7 +179,7 @@ void SIMD_NAME(simd_forward)(struct cpu_kernels *k) {
     k->max_of = max_of;
     k->swiglu = swiglu;
     k->scale_weight = scale_weight;
-    k->sum = sum;
+    k->sum = sum_of;
     k->center = center;
     k->rotate = rotate;
 }
