@@ -178,8 +178,10 @@ flrq_status flrq_output_open(flrq_output *output, const char *path) {
     }
     memcpy(output->temp, path, length);
     memcpy(output->temp + length, ".tmp", sizeof ".tmp");
+    /* Removed and created, not truncated: what lies there may be a link to a file that is not ours. */
+    unlink(output->temp);
     /* Readable too: the hash of a shard is taken from what the file system gives back. */
-    output->fd = open(output->temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    output->fd = open(output->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (output->fd < 0) {
         flrq_status status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot create", output->temp);
         free(output->path);
@@ -200,12 +202,7 @@ void flrq_output_discard(flrq_output *output) {
 }
 
 flrq_status flrq_output_commit(flrq_output *output) {
-    flrq_status status = FLRQ_OK;
-    char *dir = parent_of(output->path);
-    if (!dir) {
-        status = flrq_fail_memory(strlen(output->path), "a file name");
-        goto fail;
-    }
+    flrq_status status;
     if (fsync(output->fd) != 0) {
         status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot flush to disk", output->temp);
         goto fail;
@@ -220,14 +217,12 @@ flrq_status flrq_output_commit(flrq_output *output) {
         status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot rename to %s", output->temp, output->path);
         goto fail;
     }
+    status = flrq_dir_sync_parent(output->path);
     free(output->path);
     free(output->temp);
     *output = (flrq_output){0};
-    status = flrq_dir_sync(dir);
-    free(dir);
     return status;
 fail:
-    free(dir);
     flrq_output_discard(output);
     return status;
 }
@@ -316,6 +311,14 @@ flrq_status flrq_dir_sync(const char *dir) {
     if (fsync(fd) != 0 && errno != EINVAL)
         status = flrq_fail_errno(FLRQ_ERR_IO, "folder %s: cannot flush to disk", dir);
     close(fd);
+    return status;
+}
+
+flrq_status flrq_dir_sync_parent(const char *path) {
+    char *dir = parent_of(path);
+    if (!dir) return flrq_fail_memory(strlen(path), "a file name");
+    flrq_status status = flrq_dir_sync(dir);
+    free(dir);
     return status;
 }
 

@@ -48,7 +48,7 @@ typedef struct flrq_output {
     int fd;
 } flrq_output;
 
-/** Creates "<path>.tmp", replacing a leftover of a killed run. */
+/** Creates "<path>.tmp", removing a leftover of a killed run; never writes through a link of that name. */
 flrq_status flrq_output_open(flrq_output *output, const char *path);
 
 /** fsync(), close, rename to the final name, flush of the folder. On failure the temporary file is removed. Closes `output` either way. */
@@ -62,6 +62,9 @@ flrq_status flrq_file_hash(const char *path, uint64_t *out);
 
 /** fsync() of a folder, so that renames in it survive a crash. */
 flrq_status flrq_dir_sync(const char *dir);
+
+/** fsync() of the folder that holds `path`. */
+flrq_status flrq_dir_sync_parent(const char *path);
 
 /** Creates a folder (one level); existing is fine. */
 flrq_status flrq_dir_make(const char *dir);

@@ -7,7 +7,6 @@
  */
 #include "io/safetensors.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
