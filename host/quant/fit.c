@@ -18,7 +18,7 @@ struct flrq_fit_space {
     float *host_u, *host_v;     /* [rows, width], [cols, width] */
     float *host_l, *host_r;     /* [rows, cap], [cap, cols] */
     float *amax, *best_amax;    /* [width + 1] */
-    int64_t rows, cols;
+    flrq_extent extent;
 };
 
 int64_t flrq_scheme_group(const flrq_scheme *scheme, int64_t cols) {
@@ -46,34 +46,56 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Device bytes of the buffers besides the sketch, in the order of flrq_fit_space_new(). */
-static size_t codes_bytes(const flrq_scheme *scheme, int64_t rows, int64_t cols) {
-    size_t cells = (size_t)(rows * flrq_scheme_groups(scheme, cols));
-    return (size_t)(rows * cols) + cells * sizeof(float) + (scheme->symmetric ? 0 : cells);
+/* Scale cells of any matrix within the extent: full groups plus at most one tail (or whole-row) group per row. */
+static size_t cells_max(const flrq_scheme *scheme, flrq_extent extent) {
+    int64_t full = scheme->group > 0 ? extent.count / scheme->group : 0;
+    return (size_t)(full + extent.rows);
 }
 
-size_t flrq_fit_space_bytes(const flrq_fit_options *options, int64_t rows, int64_t cols) {
-    size_t m = (size_t)rows, n = (size_t)cols, cap = (size_t)flrq_fit_rank_cap(options, rows, cols);
+static size_t codes_bytes_max(const flrq_scheme *scheme, flrq_extent extent) {
+    return (size_t)extent.count + cells_max(scheme, extent) * (sizeof(float) + (scheme->symmetric ? 0 : 1));
+}
+
+size_t flrq_codes_bytes(const flrq_scheme *scheme, int64_t rows, int64_t cols) {
+    return codes_bytes_max(scheme, (flrq_extent){rows, cols, rows * cols});
+}
+
+flrq_status flrq_codes_alloc(flrq_codes *codes, flrq_backend *be, const flrq_scheme *scheme, flrq_extent extent) {
+    size_t cells = cells_max(scheme, extent);
+    memset(codes, 0, sizeof *codes);
+    FLRQ_TRY(be->alloc(be, (void **)&codes->code, (size_t)extent.count, "codes"));
+    FLRQ_TRY(be->alloc(be, (void **)&codes->scale, cells * sizeof(float), "scales"));
+    if (!scheme->symmetric) FLRQ_TRY(be->alloc(be, (void **)&codes->zero, cells, "zero points"));
+    return FLRQ_OK;
+}
+
+void flrq_codes_release(flrq_codes *codes, flrq_backend *be) {
+    be->release(be, codes->zero);
+    be->release(be, codes->scale);
+    be->release(be, codes->code);
+    memset(codes, 0, sizeof *codes);
+}
+
+size_t flrq_fit_space_bytes(const flrq_fit_options *options, flrq_extent extent) {
+    size_t m = (size_t)extent.rows, n = (size_t)extent.cols;
+    size_t cap = (size_t)flrq_fit_rank_cap(options, extent.rows, extent.cols);
     size_t width = cap + (size_t)options->sketch.oversample;
-    return flrq_sketch_bytes(&options->sketch, rows, cols, (int64_t)cap) + codes_bytes(&options->scheme, rows, cols) +
-           sizeof(float) * (2 * cap * (m + n) + 4 * n + width * (m + n));
+    return flrq_sketch_bytes(&options->sketch, extent, (int64_t)cap) + codes_bytes_max(&options->scheme, extent) +
+           sizeof(float) * (2 * (cap + 1) * (m + n) + 4 * n + width * (m + n));
 }
 
-flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flrq_fit_options *options, int64_t rows,
-                               int64_t cols) {
+flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flrq_fit_options *options,
+                               flrq_extent extent) {
     *out = NULL;
     flrq_fit_space *space = calloc(1, sizeof *space);
     if (!space) return flrq_fail_memory(sizeof *space, "the fit");
     flrq_status status = FLRQ_OK;
-    size_t m = (size_t)rows, n = (size_t)cols, cap = (size_t)flrq_fit_rank_cap(options, rows, cols);
-    size_t groups = (size_t)flrq_scheme_groups(&options->scheme, cols);
-    space->rows = rows, space->cols = cols;
-    FLRQ_GOTO(flrq_sketch_new(&space->sketch, be, &options->sketch, rows, cols, (int64_t)cap));
+    size_t m = (size_t)extent.rows, n = (size_t)extent.cols;
+    size_t cap = (size_t)flrq_fit_rank_cap(options, extent.rows, extent.cols);
+    space->extent = extent;
+    FLRQ_GOTO(flrq_sketch_new(&space->sketch, be, &options->sketch, extent, (int64_t)cap));
     size_t width = (size_t)space->sketch->capacity;
-    FLRQ_GOTO(be->alloc(be, (void **)&space->codes.code, m * n, "codes of a round"));
-    FLRQ_GOTO(be->alloc(be, (void **)&space->codes.scale, m * groups * sizeof(float), "scales of a round"));
-    if (!options->scheme.symmetric)
-        FLRQ_GOTO(be->alloc(be, (void **)&space->codes.zero, m * groups, "zero points of a round"));
+    FLRQ_GOTO(flrq_codes_alloc(&space->codes, be, &options->scheme, extent));
     FLRQ_GOTO(be->alloc(be, (void **)&space->d_l, (cap + 1) * m * sizeof(float), "left factor"));
     FLRQ_GOTO(be->alloc(be, (void **)&space->d_r, (cap + 1) * n * sizeof(float), "right factor"));
     FLRQ_GOTO(be->alloc(be, (void **)&space->d_h, n * sizeof(float), "clip weights"));
@@ -112,9 +134,7 @@ void flrq_fit_space_free(flrq_fit_space *space, flrq_backend *be) {
     be->release(be, space->d_h);
     be->release(be, space->d_r);
     be->release(be, space->d_l);
-    be->release(be, space->codes.zero);
-    be->release(be, space->codes.scale);
-    be->release(be, space->codes.code);
+    flrq_codes_release(&space->codes, be);
     flrq_sketch_free(space->sketch, be);
     free(space);
 }
@@ -336,7 +356,7 @@ flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, c
                      float *d_l, float *d_r, flrq_fit_result *result) {
     double begin = now(), norm, weight_norm, weight_error;
     int64_t m = w->rows, n = w->cols;
-    if (m > space->rows || n > space->cols)
+    if (m > space->extent.rows || n > space->extent.cols || m * n > space->extent.count)
         return flrq_fail(FLRQ_ERR_INTERNAL, "fit of %lld x %lld exceeds its buffers", (long long)m, (long long)n);
     fit f = {.space = space, .be = be, .comm = comm, .options = options, .sketch = options->sketch, .w = w,
              .stats = stats, .cap = flrq_fit_rank_cap(options, m, n)};

@@ -60,11 +60,11 @@ typedef struct flrq_fit_result {
     double seconds;
 } flrq_fit_result;
 
-/** Buffers for fitting matrices up to rows x cols. */
+/** Buffers for fitting matrices within an extent. */
 typedef struct flrq_fit_space flrq_fit_space;
-size_t flrq_fit_space_bytes(const flrq_fit_options *options, int64_t rows, int64_t cols);
-flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flrq_fit_options *options, int64_t rows,
-                               int64_t cols);
+size_t flrq_fit_space_bytes(const flrq_fit_options *options, flrq_extent extent);
+flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flrq_fit_options *options,
+                               flrq_extent extent);
 void flrq_fit_space_free(flrq_fit_space *space, flrq_backend *be);
 
 /** Fits W (dense operand). codes: arrays in backend memory sized for the scheme; its fields are filled in. d_l [rows, cap] and d_r
@@ -75,6 +75,13 @@ flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, c
 
 /** Largest rank a fit can give a matrix of this shape. */
 int64_t flrq_fit_rank_cap(const flrq_fit_options *options, int64_t rows, int64_t cols);
+
+/** Bytes of codes, fp32 scales and zero points of a matrix in backend memory. */
+size_t flrq_codes_bytes(const flrq_scheme *scheme, int64_t rows, int64_t cols);
+
+/** Allocates the arrays of a codes struct for any matrix within the extent; freed by flrq_codes_release(). */
+flrq_status flrq_codes_alloc(flrq_codes *codes, flrq_backend *be, const flrq_scheme *scheme, flrq_extent extent);
+void flrq_codes_release(flrq_codes *codes, flrq_backend *be);
 
 /** Columns per group and groups per row of a scheme on `cols` columns. */
 int64_t flrq_scheme_group(const flrq_scheme *scheme, int64_t cols);

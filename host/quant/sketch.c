@@ -14,31 +14,31 @@ static int64_t width_of(const flrq_sketch_options *options, int64_t rows, int64_
     return min64(terms + extra, min64(rows, cols));
 }
 
-/* fp32 elements of d_full. */
-static size_t full_count(const flrq_sketch_options *options, int64_t rows, int64_t cols) {
-    size_t m = (size_t)rows, n = (size_t)cols, p = m < n ? m : n;
-    if (options->kind == FLRQ_SKETCH_R1) return m * n;
-    if (options->kind == FLRQ_SKETCH_SVD) return m * n + m * p + p + p * n;
+/* fp32 elements of d_full: the target, and for the exact SVD its factors, U [m, p] and V^T [p, n] with p = min(m, n). */
+static size_t full_count(const flrq_sketch_options *options, flrq_extent extent) {
+    size_t count = (size_t)extent.count;
+    if (options->kind == FLRQ_SKETCH_R1) return count;
+    if (options->kind == FLRQ_SKETCH_SVD) return 3 * count + (size_t)min64(extent.rows, extent.cols);
     return 0;
 }
 
-size_t flrq_sketch_bytes(const flrq_sketch_options *options, int64_t rows, int64_t cols, int64_t terms) {
-    size_t b = (size_t)width_of(options, rows, cols, terms), square = b * b;
-    return 2 * sizeof(float) * b * (size_t)(rows + cols) + square * 2 * (sizeof(double) + sizeof(float)) +
-           2 * b * sizeof(double) + full_count(options, rows, cols) * sizeof(float);
+size_t flrq_sketch_bytes(const flrq_sketch_options *options, flrq_extent extent, int64_t terms) {
+    size_t b = (size_t)width_of(options, extent.rows, extent.cols, terms), square = b * b;
+    return 2 * sizeof(float) * b * (size_t)(extent.rows + extent.cols) + square * 2 * (sizeof(double) + sizeof(float)) +
+           2 * b * sizeof(double) + full_count(options, extent) * sizeof(float);
 }
 
-flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sketch_options *options, int64_t rows,
-                            int64_t cols, int64_t terms) {
+flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sketch_options *options, flrq_extent extent,
+                            int64_t terms) {
     *out = NULL;
     flrq_sketch *s = calloc(1, sizeof *s);
     if (!s) return flrq_fail_memory(sizeof *s, "the sketch");
     flrq_status status = FLRQ_OK;
-    size_t b = (size_t)width_of(options, rows, cols, terms), full = full_count(options, rows, cols);
+    int64_t rows = extent.rows, cols = extent.cols;
+    size_t b = (size_t)width_of(options, rows, cols, terms), full = full_count(options, extent);
     if (b == 0) b = 1; /* an empty sketch still has buffers to point at */
     s->capacity = (int64_t)b;
-    s->max_rows = rows, s->max_cols = cols;
-    s->bytes = flrq_sketch_bytes(options, rows, cols, terms);
+    s->extent = extent;
     s->sigma = malloc(b * sizeof *s->sigma);
     s->host_square = malloc(b * b * sizeof *s->host_square);
     s->host_rotate = malloc(b * b * sizeof *s->host_rotate);
@@ -238,7 +238,8 @@ out:
 flrq_status flrq_sketch_run(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
                             const flrq_operand *target, int64_t terms, int warm, const flrq_rank_policy *greedy) {
     int64_t width = width_of(options, target->rows, target->cols, terms);
-    if (target->rows > s->max_rows || target->cols > s->max_cols || width > s->capacity)
+    if (target->rows > s->extent.rows || target->cols > s->extent.cols ||
+        target->rows * target->cols > s->extent.count || width > s->capacity)
         return flrq_fail(FLRQ_ERR_INTERNAL, "sketch of %lld x %lld with %lld columns exceeds its buffers",
                          (long long)target->rows, (long long)target->cols, (long long)width);
     if (terms > min64(target->rows, target->cols)) terms = min64(target->rows, target->cols);

@@ -37,14 +37,18 @@ typedef struct flrq_sketch {
     float *host_rotate;  /* [width, width] */
     float *d_full;       /* r1: [rows, cols]; svd: also U [rows, p], S [p], V^T [p, cols]; else NULL */
     int64_t capacity;    /* largest width that the buffers hold */
-    int64_t max_rows, max_cols;
-    size_t bytes;
+    flrq_extent extent;
 } flrq_sketch;
 
-/** Bytes of the buffers for matrices up to rows x cols and `terms` terms. */
-size_t flrq_sketch_bytes(const flrq_sketch_options *options, int64_t rows, int64_t cols, int64_t terms);
-flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sketch_options *options, int64_t rows,
-                            int64_t cols, int64_t terms);
+/** The largest shapes that a set of buffers must hold; `count` is the largest rows * cols of one matrix. */
+typedef struct flrq_extent {
+    int64_t rows, cols, count;
+} flrq_extent;
+
+/** Bytes of the buffers for matrices within `extent` and `terms` terms. */
+size_t flrq_sketch_bytes(const flrq_sketch_options *options, flrq_extent extent, int64_t terms);
+flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sketch_options *options, flrq_extent extent,
+                            int64_t terms);
 void flrq_sketch_free(flrq_sketch *sketch, flrq_backend *be);
 
 /** Up to `terms` leading triplets of `target`. With `warm` the block method starts from the d_v of the previous call (same shape) and saves
