@@ -20,6 +20,11 @@ typedef struct flrq_sketch_options {
     uint64_t key;        /* of the random numbers (flrq_philox_key of seed and tensor name) */
 } flrq_sketch_options;
 
+/** The largest shapes that a set of buffers must hold; `count` is the largest rows * cols of one matrix. */
+typedef struct flrq_extent {
+    int64_t rows, cols, count;
+} flrq_extent;
+
 /** Buffers and result. T ~ sum_{i<terms} u_i v_i^T with orthonormal u_i and |v_i| = sigma_i, sigma descending. */
 typedef struct flrq_sketch {
     int64_t terms;       /* valid columns */
@@ -39,11 +44,6 @@ typedef struct flrq_sketch {
     int64_t capacity;    /* largest width that the buffers hold */
     flrq_extent extent;
 } flrq_sketch;
-
-/** The largest shapes that a set of buffers must hold; `count` is the largest rows * cols of one matrix. */
-typedef struct flrq_extent {
-    int64_t rows, cols, count;
-} flrq_extent;
 
 /** Bytes of the buffers for matrices within `extent` and `terms` terms. */
 size_t flrq_sketch_bytes(const flrq_sketch_options *options, flrq_extent extent, int64_t terms);
