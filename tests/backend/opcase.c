@@ -519,14 +519,14 @@ static int open_faces(face *faces, const char *backend) {
 static bool test_case(const op_case *c, const face *faces, int count, flrq_backend *reference) {
     op_state *ref = run_once(c, reference, 0), *first = NULL;
     double worst = -1, value = 0, tolerance = 0;
-    char quantity[64] = "", where[64] = "", text[1024] = "";
+    char quantity[64] = "", where[64] = "", text[2048] = "";
     bool supported = ref->supported && count > 0;
-    if (ref->failed) snprintf(text, sizeof text, "cpu-ref: %.600s", ref->text);
+    if (ref->failed) snprintf(text, sizeof text, "cpu-ref: %s", ref->text);
     for (int i = 0; i < count && supported && !text[0]; i++) {
         op_state *s = run_once(c, faces[i].be, faces[i].misalign);
         if (s->supported && !s->failed) compare(s, ref);
         if (s->supported && !s->failed && first && faces[i].same) same_bytes(s, first);
-        if (s->failed) snprintf(text, sizeof text, "%s: %.600s", faces[i].name, s->text);
+        if (s->failed) snprintf(text, sizeof text, "%s: %s", faces[i].name, s->text);
         if (s->worst > worst && s->worst_name[0]) {
             worst = s->worst, value = s->worst_value, tolerance = s->worst_tolerance;
             memcpy(quantity, s->worst_name, sizeof quantity);

@@ -1,0 +1,332 @@
+/* cpu_small.c - small dense ops of the fast face: Gram, Cholesky, Householder, eigenproblem, SVD, and calibration sums.
+ *
+ * BLAS and LAPACK on one thread inside tasks of a fixed grid (row tiles, chunks, column panels), so the bytes do not
+ * depend on the number of threads. The b x b problems are in double and serial: they are too small to split. LAPACK
+ * sees row-major matrices as transposed column-major ones; each op says what that makes of its arguments. Results of
+ * LAPACK are never trusted to be finite: every failure it reports becomes a status.
+ */
+#include "backend/cpu.h"
+#include "backend/cpu_kernels.h"
+#include "core/parallel.h"
+#include "core/tree.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+#include <math.h>
+#include <string.h>
+
+enum {
+    GRAM_WAVE = 32,   /* chunks whose Gram matrices are in memory at a time */
+    PANEL_STATS = 256 /* columns of x that one task of the calibration sums owns */
+};
+
+static int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Dimensions that LAPACK can count, with a product whose bytes fit in memory. */
+static flrq_status check_shape(const char *op, int64_t rows, int64_t cols, size_t width) {
+    size_t bytes;
+    if (rows < 0 || cols < 0 || rows > INT32_MAX || cols > INT32_MAX ||
+        __builtin_mul_overflow((size_t)rows * width, (size_t)cols, &bytes))
+        return flrq_fail(FLRQ_ERR_SHAPE, "%s: a matrix of %lld x %lld: each must be in [0, %d] and fit in memory", op,
+                         (long long)rows, (long long)cols, INT32_MAX);
+    return FLRQ_OK;
+}
+
+/* What a LAPACKE call said, as a status. */
+static flrq_status lapack_status(const char *op, int64_t m, int64_t n, lapack_int info) {
+    if (info == 0) return FLRQ_OK;
+    if (info == LAPACK_WORK_MEMORY_ERROR || info == LAPACK_TRANSPOSE_MEMORY_ERROR)
+        return flrq_fail(FLRQ_ERR_MEMORY, "%s: LAPACK found no memory for its work on %lld x %lld", op, (long long)m,
+                         (long long)n);
+    if (info < 0)
+        return flrq_fail(FLRQ_ERR_NUMERIC,
+                         "%s: the %lld x %lld matrix holds NaN or is not accepted by LAPACK (info %d)", op,
+                         (long long)m, (long long)n, (int)info);
+    return flrq_fail(FLRQ_ERR_NUMERIC, "%s: no convergence on %lld x %lld (info %d)", op, (long long)m, (long long)n,
+                     (int)info);
+}
+
+/* ---- Gram and Cholesky ---------------------------------------------------------------------------------------------
+ */
+
+typedef struct gram_job {
+    cpu_state *cpu;
+    const float *y; /* [m, b] */
+    int64_t m, b;
+    int64_t chunk0; /* first chunk of this wave */
+    double *parts;  /* [wave, b, b], upper triangles */
+} gram_job;
+
+static void gram_task(void *arg, int64_t index, int thread) {
+    const gram_job *job = arg;
+    int64_t b = job->b, row0 = (job->chunk0 + index) * FLRQ_CHUNK_ROWS, end = min64(job->m, row0 + FLRQ_CHUNK_ROWS);
+    double *part = job->parts + index * b * b, *rows = (double *)job->cpu->scratch[thread];
+    for (double beta = 0; row0 < end; row0 += CPU_TILE_ROWS, beta = 1) {
+        int64_t count = min64(CPU_TILE_ROWS, end - row0);
+        for (int64_t i = 0; i < count * b; i++) rows[i] = (double)job->y[row0 * b + i];
+        cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)b, (int)count, 1, rows, (int)b, beta, part, (int)b);
+    }
+}
+
+static flrq_status cpu_gram(flrq_backend *be, double *d_gram, const float *d_y, int64_t m, int64_t b) {
+    FLRQ_TRY(check_shape("gram", m, b, sizeof(float)));
+    FLRQ_TRY(check_shape("gram", b, b, sizeof(double) * (GRAM_WAVE + FLRQ_TREE_LEVELS + 2)));
+    cpu_state *cpu = cpu_of(be);
+    int64_t chunks = ceil_div(m, FLRQ_CHUNK_ROWS), wave = min64(GRAM_WAVE, chunks), count = b * b;
+    int levels = flrq_tree_levels(chunks);
+    FLRQ_TRY(cpu_scratch(be, sizeof(double) * (size_t)(CPU_TILE_ROWS * b)));
+    FLRQ_TRY(cpu_shared(be, sizeof(double) * (size_t)((wave + levels) * count)));
+    gram_job job = {.cpu = cpu, .y = d_y, .m = m, .b = b, .parts = (double *)cpu->shared};
+    double *buffers[FLRQ_TREE_LEVELS + 2];
+    for (int k = 1; k < levels; k++) buffers[k] = job.parts + (wave + k) * count;
+    flrq_tree tree = {0};
+    for (job.chunk0 = 0; job.chunk0 < chunks; job.chunk0 += wave) {
+        int64_t now = min64(wave, chunks - job.chunk0);
+        flrq_parallel_for(cpu->threads, now, gram_task, &job);
+        for (int64_t i = 0; i < now; i++) {
+            buffers[0] = job.parts + i * count;
+            flrq_tree_push_f64(&tree, buffers, count);
+        }
+    }
+    flrq_tree_finish_f64(&tree, buffers, d_gram, count);
+    for (int64_t i = 0; i < b; i++)
+        for (int64_t j = 0; j < i; j++) d_gram[i * b + j] = d_gram[j * b + i];
+    return FLRQ_OK;
+}
+
+static flrq_status cpu_cholesky(flrq_backend *be, double *d_gram, int64_t b, int *info) {
+    FLRQ_TRY(check_shape("cholesky", b, b, sizeof(double)));
+    *info = 0;
+    if (b == 0) return FLRQ_OK;
+    /* The row-major upper triangle is the column-major lower one: G = R^T R becomes L L^T with L = R^T. The _work form
+     * does not scan for NaN; a NaN pivot is "not positive" to this op, and is found on the diagonal below. */
+    lapack_int result = LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', (lapack_int)b, d_gram, (lapack_int)b);
+    if (result < 0) return lapack_status("cholesky", b, b, result);
+    *info = result;
+    for (int64_t i = 0; i < b && *info == 0; i++)
+        if (!(d_gram[i * b + i] > 0) || isinf(d_gram[i * b + i])) *info = (int)i + 1;
+    for (int64_t i = 0; i < b; i++) memset(d_gram + i * b, 0, (size_t)i * sizeof *d_gram);
+    return FLRQ_OK;
+}
+
+/* ---- row tiles: solve, gemm, rank one ------------------------------------------------------------------------------
+ */
+
+typedef struct rows_job {
+    float *y; /* [m, n], changed in place */
+    int64_t m, n;
+    const float *a; /* solve: R [n, n]; gemm: [m, b]; rank one: u [m] */
+    const float *b; /* gemm: [b, n]; rank one: v [n] */
+    int64_t inner;  /* gemm: b */
+    float alpha, beta;
+    const cpu_kernels *kernels;
+} rows_job;
+
+static void solve_task(void *arg, int64_t index, int thread) {
+    const rows_job *job = arg;
+    int64_t row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->m - row0);
+    cblas_strsm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit, (int)rows, (int)job->n, 1, job->a,
+                (int)job->n, job->y + row0 * job->n, (int)job->n);
+}
+
+static flrq_status cpu_solve_right(flrq_backend *be, float *d_y, const double *d_r, int64_t m, int64_t b) {
+    FLRQ_TRY(check_shape("solve_right", m, b, sizeof(float)));
+    FLRQ_TRY(check_shape("solve_right", b, b, sizeof(double)));
+    if (m == 0 || b == 0) return FLRQ_OK;
+    cpu_state *cpu = cpu_of(be);
+    FLRQ_TRY(cpu_shared(be, sizeof(float) * (size_t)(b * b)));
+    float *r = (float *)cpu->shared;
+    for (int64_t i = 0; i < b * b; i++) r[i] = (float)d_r[i];
+    for (int64_t i = 0; i < b; i++)
+        if (r[i * b + i] == 0 || !isfinite(r[i * b + i]))
+            return flrq_fail(FLRQ_ERR_NUMERIC, "solve_right: diagonal element %lld of R is %g", (long long)i,
+                             d_r[i * b + i]);
+    rows_job job = {.y = d_y, .m = m, .n = b, .a = r};
+    flrq_parallel_for(cpu->threads, ceil_div(m, CPU_TILE_ROWS), solve_task, &job);
+    return FLRQ_OK;
+}
+
+static void gemm_task(void *arg, int64_t index, int thread) {
+    const rows_job *job = arg;
+    int64_t row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->m - row0);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)job->n, (int)job->inner, job->alpha,
+                job->a + row0 * job->inner, (int)job->inner, job->b, (int)job->n, job->beta, job->y + row0 * job->n,
+                (int)job->n);
+}
+
+static flrq_status cpu_gemm(flrq_backend *be, float *d_c, const float *d_a, const float *d_b, int64_t m, int64_t k,
+                            int64_t b, float alpha, float beta) {
+    FLRQ_TRY(check_shape("gemm", m, k, sizeof(float)));
+    FLRQ_TRY(check_shape("gemm", m, b, sizeof(float)));
+    FLRQ_TRY(check_shape("gemm", b, k, sizeof(float)));
+    if (m == 0 || k == 0) return FLRQ_OK;
+    /* BLAS wants leading dimensions of at least 1 even where there is nothing to multiply. */
+    if (b == 0) alpha = 0;
+    rows_job job = {.y = d_c, .m = m, .n = k, .a = d_a, .b = d_b, .inner = b, .alpha = alpha, .beta = beta};
+    flrq_parallel_for(cpu_of(be)->threads, ceil_div(m, CPU_TILE_ROWS), gemm_task, &job);
+    return FLRQ_OK;
+}
+
+static void rank_one_task(void *arg, int64_t index, int thread) {
+    const rows_job *job = arg;
+    int64_t end = min64(job->m, (index + 1) * CPU_TILE_ROWS);
+    for (int64_t i = index * CPU_TILE_ROWS; i < end; i++)
+        job->kernels->axpy(job->y + i * job->n, job->b, job->alpha * job->a[i], job->n);
+}
+
+static flrq_status cpu_rank_one(flrq_backend *be, float *d_y, const float *d_u, const float *d_v, int64_t m, int64_t n,
+                                float alpha) {
+    FLRQ_TRY(check_shape("rank_one", m, n, sizeof(float)));
+    rows_job job = {.y = d_y, .m = m, .n = n, .a = d_u, .b = d_v, .alpha = alpha, .kernels = cpu_of(be)->kernels};
+    flrq_parallel_for(cpu_of(be)->threads, ceil_div(m, CPU_TILE_ROWS), rank_one_task, &job);
+    return FLRQ_OK;
+}
+
+/* ---- orthogonal decompositions
+ * ----------------------------------------------------------------------------------------- */
+
+/* out [n, m] = in [m, n] transposed. */
+static void transpose(float *out, const float *in, int64_t m, int64_t n) {
+    enum { B = 16 };
+    for (int64_t i0 = 0; i0 < m; i0 += B)
+        for (int64_t j0 = 0; j0 < n; j0 += B)
+            for (int64_t i = i0; i < min64(m, i0 + B); i++)
+                for (int64_t j = j0; j < min64(n, j0 + B); j++) out[j * m + i] = in[i * n + j];
+}
+
+static flrq_status cpu_householder(flrq_backend *be, float *d_y, int64_t m, int64_t b) {
+    FLRQ_TRY(check_shape("householder", m, b + 1, sizeof(float)));
+    if (m < b)
+        return flrq_fail(FLRQ_ERR_SHAPE, "householder: %lld columns of length %lld have no orthonormal basis",
+                         (long long)b, (long long)m);
+    if (b == 0) return FLRQ_OK;
+    cpu_state *cpu = cpu_of(be);
+    FLRQ_TRY(cpu_shared(be, sizeof(float) * (size_t)(m * b + b)));
+    float *columns = (float *)cpu->shared, *tau = columns + m * b;
+    transpose(columns, d_y, m, b);
+    lapack_int rows = (lapack_int)m, cols = (lapack_int)b;
+    FLRQ_TRY(lapack_status("householder", m, b, LAPACKE_sgeqrf(LAPACK_COL_MAJOR, rows, cols, columns, rows, tau)));
+    FLRQ_TRY(
+        lapack_status("householder", m, b, LAPACKE_sorgqr(LAPACK_COL_MAJOR, rows, cols, cols, columns, rows, tau)));
+    transpose(d_y, columns, b, m);
+    return FLRQ_OK;
+}
+
+static flrq_status cpu_eigh(flrq_backend *be, double *d_a, double *d_values, int64_t b) {
+    FLRQ_TRY(check_shape("eigh", b, b, sizeof(double)));
+    if (b == 0) return FLRQ_OK;
+    cpu_state *cpu = cpu_of(be);
+    FLRQ_TRY(cpu_shared(be, sizeof(double) * (size_t)(b * b + b)));
+    double *vectors = (double *)cpu->shared, *values = vectors + b * b;
+    memcpy(vectors, d_a, sizeof(double) * (size_t)(b * b));
+    lapack_int n = (lapack_int)b;
+    FLRQ_TRY(lapack_status("eigh", b, b, LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'U', n, vectors, n, values)));
+    /* Column-major eigenvectors, ascending: vector k is row k of `vectors`. */
+    for (int64_t k = 0; k < b; k++) {
+        d_values[k] = values[b - 1 - k];
+        for (int64_t i = 0; i < b; i++) d_a[i * b + k] = vectors[(b - 1 - k) * b + i];
+    }
+    return FLRQ_OK;
+}
+
+static flrq_status cpu_svd(flrq_backend *be, float *d_a, int64_t m, int64_t n, float *d_u, float *d_s, float *d_vt) {
+    FLRQ_TRY(check_shape("svd", m, n, sizeof(float)));
+    int64_t p = min64(m, n);
+    if (p == 0) return FLRQ_OK;
+    /* Row-major A is column-major A^T = V S U^T: its left factor, column-major [n, p], is row-major V^T [p, n]; its
+     * right factor U^T, column-major [p, m], is row-major U [m, p]. Nothing is copied. */
+    lapack_int rows = (lapack_int)n, cols = (lapack_int)m, inner = (lapack_int)p;
+    lapack_int info = LAPACKE_sgesdd(LAPACK_COL_MAJOR, 'S', rows, cols, d_a, rows, d_s, d_vt, rows, d_u, inner);
+    return lapack_status("svd", m, n, info);
+}
+
+/* ---- calibration sums
+ * -------------------------------------------------------------------------------------------------- */
+
+typedef struct input_job {
+    const float *x; /* [tokens, n] */
+    int64_t tokens, n;
+    double *token_factor;         /* [tokens] 1 / mean |x_t|, or 0 */
+    double *abs_sum, *square_sum; /* [n] */
+    const float *g;               /* [tokens, k] */
+    int64_t k;
+    float *s; /* [n, k] */
+} input_job;
+
+static void token_task(void *arg, int64_t index, int thread) {
+    const input_job *job = arg;
+    int64_t end = min64(job->tokens, (index + 1) * CPU_TILE_ROWS);
+    for (int64_t t = index * CPU_TILE_ROWS; t < end; t++) {
+        double sum = 0;
+        for (int64_t j = 0; j < job->n; j++) sum += fabs((double)job->x[t * job->n + j]);
+        job->token_factor[t] = sum > 0 ? (double)job->n / sum : 0;
+    }
+}
+
+static void stats_task(void *arg, int64_t index, int thread) {
+    const input_job *job = arg;
+    int64_t col0 = index * PANEL_STATS, cols = min64(PANEL_STATS, job->n - col0);
+    double *abs_sum = job->abs_sum + col0, *square_sum = job->square_sum + col0;
+    for (int64_t t = 0; t < job->tokens; t++) {
+        const float *x = job->x + t * job->n + col0;
+        double factor = job->token_factor[t];
+        for (int64_t j = 0; j < cols; j++) {
+            double value = (double)x[j];
+            abs_sum[j] += fabs(value) * factor;
+            square_sum[j] += value * value;
+        }
+    }
+}
+
+static flrq_status cpu_input_stats(flrq_backend *be, double *d_abs_sum, double *d_square_sum, const float *d_x,
+                                   int64_t tokens, int64_t n) {
+    FLRQ_TRY(check_shape("input_stats", tokens, n, sizeof(float)));
+    cpu_state *cpu = cpu_of(be);
+    FLRQ_TRY(cpu_shared(be, sizeof(double) * (size_t)tokens));
+    input_job job = {.x = d_x,
+                     .tokens = tokens,
+                     .n = n,
+                     .token_factor = (double *)cpu->shared,
+                     .abs_sum = d_abs_sum,
+                     .square_sum = d_square_sum};
+    flrq_parallel_for(cpu->threads, ceil_div(tokens, CPU_TILE_ROWS), token_task, &job);
+    flrq_parallel_for(cpu->threads, ceil_div(n, PANEL_STATS), stats_task, &job);
+    return FLRQ_OK;
+}
+
+static void sketch_task(void *arg, int64_t index, int thread) {
+    const input_job *job = arg;
+    int64_t col0 = index * PANEL_STATS, cols = min64(PANEL_STATS, job->n - col0);
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)cols, (int)job->k, (int)job->tokens, 1, job->x + col0,
+                (int)job->n, job->g, (int)job->k, 1, job->s + col0 * job->k, (int)job->k);
+}
+
+static flrq_status cpu_input_sketch(flrq_backend *be, float *d_s, const float *d_x, const float *d_g, int64_t tokens,
+                                    int64_t n, int64_t k) {
+    FLRQ_TRY(check_shape("input_sketch", tokens, n, sizeof(float)));
+    FLRQ_TRY(check_shape("input_sketch", tokens, k, sizeof(float)));
+    FLRQ_TRY(check_shape("input_sketch", n, k, sizeof(float)));
+    if (tokens == 0 || k == 0) return FLRQ_OK;
+    input_job job = {.x = d_x, .tokens = tokens, .n = n, .g = d_g, .k = k, .s = d_s};
+    flrq_parallel_for(cpu_of(be)->threads, ceil_div(n, PANEL_STATS), sketch_task, &job);
+    return FLRQ_OK;
+}
+
+void cpu_register_small(flrq_backend *be) {
+    be->gram = cpu_gram;
+    be->cholesky = cpu_cholesky;
+    be->solve_right = cpu_solve_right;
+    be->householder = cpu_householder;
+    be->eigh = cpu_eigh;
+    be->gemm = cpu_gemm;
+    be->rank_one = cpu_rank_one;
+    be->svd = cpu_svd;
+    be->input_stats = cpu_input_stats;
+    be->input_sketch = cpu_input_sketch;
+}
