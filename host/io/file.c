@@ -159,7 +159,8 @@ flrq_status flrq_file_pwrite(int fd, const char *path, const void *from, size_t 
     for (size_t done = 0; done < bytes;) {
         ssize_t put = pwrite(fd, (const char *)from + done, bytes - done, (off_t)(offset + done));
         if (put < 0 && errno == EINTR) continue;
-        if (put < 0)
+        if (put == 0) errno = EIO; /* not allowed for files; without it the loop would never end */
+        if (put <= 0)
             return flrq_fail_errno(FLRQ_ERR_IO, "file %s: %zu bytes at offset %llu could not be written", path,
                                    bytes - done, (unsigned long long)(offset + done));
         done += (size_t)put;
