@@ -1,0 +1,245 @@
+/* plan.c - every buffer, file and operation of a quantize job from config and headers, before any tensor is read.
+ *
+ * `flrq plan` prints this; the run allocates by the same numbers. What cannot be quantized in the chosen scheme is refused
+ * here, with the tensor's name, before anything is written.
+ */
+#include "pipeline/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cpu.h"
+#include "core/parallel.h"
+#include "io/npy.h"
+
+/* Program, libraries and heap of a process that has opened a model: measured on the bundled model, which is small enough
+ * that nothing else shows (README, memory). OpenBLAS' packing buffers come per thread. */
+enum { BASE_BYTES = 20 << 20, BLAS_BYTES_PER_THREAD = 4 << 20 };
+
+void flrq_fit_options_from(flrq_fit_options *o, const flrq_config *c, flrq_dtype dtype) {
+    memset(o, 0, sizeof *o);
+    o->method = (flrq_method)c->method;
+    o->scheme = (flrq_scheme){.bits = (int32_t)c->bits, .symmetric = c->symmetric, .grid = c->grid, .group = c->group};
+    int clip = c->clip != CLIP_AUTO ? c->clip : c->method == METHOD_FLRQ ? CLIP_OPT_FAST : CLIP_OPT_NONE;
+    o->clip.search = clip == CLIP_OPT_FAST ? FLRQ_CLIP_FAST : clip == CLIP_OPT_GRID ? FLRQ_CLIP_GRID : FLRQ_CLIP_NONE;
+    o->clip.mode = (flrq_clip_mode)c->clip_mode;
+    o->clip.steps = (int32_t)c->clip_steps;
+    o->clip.min_ratio = (float)c->clip_min;
+    o->clip.signed_scale = c->signed_scale && o->clip.search != FLRQ_CLIP_NONE;
+    o->clip_weights_h = c->clip_weights == CALIB_WEIGHTS_H;
+    o->sketch.kind = (flrq_sketch_kind)c->sketch;
+    o->sketch.power_iterations = (int)c->power_iterations;
+    o->sketch.oversample = (int)c->oversample;
+    o->rank.rule = c->method == METHOD_LQER ? FLRQ_RANK_FIXED : (flrq_rank_rule)c->rank_policy;
+    o->rank.fixed = c->rank;
+    o->rank.max_rank = c->max_rank;
+    o->rank.multiple = c->rank_multiple;
+    o->rank.extra = c->rank_extra;
+    o->rank.flat = c->rank_flat;
+    o->rank.bits = (int)c->bits;
+    o->metric = (flrq_metric)c->metric;
+    o->alpha_power = c->alpha_power;
+    o->start = (flrq_start)c->start;
+    o->epochs = c->epochs ? (int)c->epochs : c->bits <= 2 ? 20 : 1;
+    o->tolerance = c->blc_tol;
+    o->factor_dtype = dtype == FLRQ_BF16 ? FLRQ_BF16 : FLRQ_F16;
+    o->seed = (uint64_t)c->seed;
+}
+
+flrq_status flrq_plan_calibration(const flrq_params *params, const flrq_model *model, flrq_reporter *reporter,
+                                  int64_t *segments, int64_t *length) {
+    const flrq_config *c = &params->config;
+    *segments = *length = 0;
+    if (c->calib && strcmp(c->calib, "none") == 0) return FLRQ_OK;
+    if (!model->family)
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED,
+                         "%s: model_type \"%s\" is not among the families that can be calibrated (%s); use --calib "
+                         "none for weights only",
+                         model->dir, model->family_name, flrq_families_known());
+    if (c->calib_tokens) {
+        int32_t *ids;
+        FLRQ_TRY(flrq_tokens_read(c->calib_tokens, model->vocab, &ids, segments, length));
+        free(ids);
+        if (*length < 2)
+            return flrq_fail(FLRQ_ERR_FORMAT, "%s: segments of %lld tokens; at least 2 wanted", c->calib_tokens,
+                             (long long)*length);
+        if (model->max_positions > 0 && *length > model->max_positions)
+            return flrq_fail(FLRQ_ERR_SHAPE, "%s: segments of %lld tokens exceed the model's context of %lld",
+                             c->calib_tokens, (long long)*length, (long long)model->max_positions);
+        return FLRQ_OK;
+    }
+    *segments = c->calib_samples;
+    *length = c->calib_len;
+    if (model->max_positions > 0 && *length > model->max_positions) {
+        *length = model->max_positions;
+        flrq_notice(reporter, "calibration segments shortened from %lld to the model's context of %lld tokens",
+                    (long long)c->calib_len, (long long)*length);
+    }
+    return FLRQ_OK;
+}
+
+static void add(flrq_plan *plan, const char *name, size_t bytes, unsigned phases) {
+    if (bytes) plan->item[plan->items++] = (flrq_plan_item){name, bytes, phases};
+}
+
+/* Refuses what compressed-tensors cannot hold (formats.md 2.4). */
+static flrq_status check_linear(const flrq_config *c, const flrq_linear *linear) {
+    if (c->group > 0 && linear->cols % c->group != 0)
+        return flrq_fail(FLRQ_ERR_SHAPE,
+                         "tensor %s.weight: group %lld does not divide its %lld input features, and compressed-tensors "
+                         "has no tail group; use a --group that divides it (%s) or 0 for per channel",
+                         linear->module, (long long)c->group, (long long)linear->cols,
+                         linear->cols % 128 == 0  ? "128"
+                         : linear->cols % 64 == 0 ? "64"
+                         : linear->cols % 32 == 0 ? "32"
+                                                  : "none of 32, 64, 128 does");
+    return FLRQ_OK;
+}
+
+static size_t max_size(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_model *model, int64_t segments,
+                           int64_t length, int threads) {
+    memset(plan, 0, sizeof *plan);
+    if (model->quantized)
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s is already quantized; quantize its source instead", model->dir);
+    if (model->n_linears == 0)
+        return flrq_fail(FLRQ_ERR_FORMAT, "%s: no linear layer found to quantize", model->dir);
+    flrq_fit_options_from(&plan->fit, c, model->dtype);
+    plan->scale_dtype = plan->fit.factor_dtype;
+    plan->calibrated = segments > 0;
+    plan->segments = segments, plan->length = length;
+    const flrq_scheme *scheme = &plan->fit.scheme;
+
+    size_t block_codes = 0, block_factors = 0, largest_codes = 0, largest_factors = 0, source_weight = 0;
+    double sketch_flops = 0;
+    int64_t block = -1, in_block = 0, widest_input = 0;
+    for (int64_t i = 0; i < model->n_linears; i++) {
+        const flrq_linear *l = &model->linears[i];
+        FLRQ_TRY(check_linear(c, l));
+        int64_t count = l->rows * l->cols, cap = flrq_fit_rank_cap(&plan->fit, l->rows, l->cols);
+        if (l->block != block) block = l->block, block_codes = block_factors = 0, in_block = 0;
+        size_t codes = flrq_codes_bytes(scheme, l->rows, l->cols);
+        size_t factors = (size_t)(cap * (l->rows + l->cols)) * sizeof(float);
+        block_codes += codes, block_factors += factors, in_block++;
+        largest_codes = max_size(largest_codes, plan->calibrated ? block_codes : codes);
+        largest_factors = max_size(largest_factors, plan->calibrated ? block_factors : factors);
+        if (in_block > plan->slots) plan->slots = in_block;
+        if (l->rows > plan->extent.rows) plan->extent.rows = l->rows;
+        if (l->cols > plan->extent.cols) plan->extent.cols = l->cols;
+        if (count > plan->extent.count) plan->extent.count = count;
+        if (l->cols > widest_input) widest_input = l->cols;
+        source_weight = max_size(source_weight, (size_t)l->weight->bytes);
+        plan->weights += count;
+        int64_t groups = flrq_scheme_groups(scheme, l->cols);
+        if (groups > plan->largest_tensor_group) plan->largest_tensor_group = groups;
+        plan->output_bytes += (uint64_t)(flrq_scheme_bits(scheme, l->rows, l->cols, cap) / 8 * (double)count);
+        double width = (double)cap + (double)c->oversample, passes = 2.0 * (double)c->power_iterations + 3;
+        int rounds = 1 + (plan->fit.method == FLRQ_METHOD_FLRQ ? plan->fit.epochs : 0);
+        sketch_flops += rounds * 2.0 * (double)count * (passes * width + (double)c->error_sketch);
+    }
+    if (!plan->calibrated) plan->slots = 1;
+    for (int64_t i = 0; i < model->n_others; i++)
+        if (model->others[i].fate == FLRQ_FATE_COPY) plan->output_bytes += model->others[i].tensor->bytes;
+    plan->codes_bytes = largest_codes;
+    plan->factor_bytes = largest_factors;
+    int64_t words = (plan->extent.cols * c->bits + 31) / 32;
+    size_t chunk = (size_t)FLRQ_CHUNK_ROWS * (size_t)words * sizeof(int32_t);
+    size_t scales = (size_t)plan->extent.rows * (size_t)plan->largest_tensor_group * sizeof(float);
+    plan->staging_bytes = max_size(max_size(chunk, scales), (size_t)8 << 20);
+
+    size_t activations = (size_t)segments * (size_t)length * (size_t)model->hidden * sizeof(float);
+    add(plan, "program and libraries", BASE_BYTES + (size_t)threads * BLAS_BYTES_PER_THREAD, 7);
+    if (plan->calibrated) {
+        size_t inputs = 0, seen = 0;
+        for (int64_t i = model->block_first[0]; i < model->block_first[1]; i++) {
+            const flrq_linear *l = &model->linears[i];
+            if (seen >> l->input & 1) continue;
+            seen |= (size_t)1 << l->input;
+            inputs += (size_t)l->cols * (2 * sizeof(double) + (size_t)c->error_sketch * sizeof(float));
+        }
+        plan->workspace_bytes = flrq_workspace_bytes(model, length);
+        add(plan, "calibration activations", activations, FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS);
+        add(plan, "embedding", flrq_globals_bytes(model, FLRQ_GLOBALS_EMBED), FLRQ_PLAN_EMBED);
+        add(plan, "block in its source type", flrq_block_bytes(model), FLRQ_PLAN_BLOCKS);
+        add(plan, "forward workspace", plan->workspace_bytes + (size_t)(length * model->hidden) * sizeof(float),
+            FLRQ_PLAN_BLOCKS);
+        add(plan, "input statistics and sketches", inputs, FLRQ_PLAN_BLOCKS);
+        add(plan, "activation projections", (size_t)(length * c->error_sketch) * sizeof(float), FLRQ_PLAN_BLOCKS);
+        plan->scratch_bytes = activations;
+    } else
+        add(plan, "one weight in its source type", source_weight, FLRQ_PLAN_BLOCKS);
+    add(plan, "codes and scales", largest_codes, FLRQ_PLAN_BLOCKS);
+    add(plan, "low-rank factors", largest_factors, FLRQ_PLAN_BLOCKS);
+    add(plan, "fit of one matrix", flrq_fit_space_bytes(&plan->fit, plan->extent), FLRQ_PLAN_BLOCKS);
+    add(plan, "packing", 2 * plan->staging_bytes, FLRQ_PLAN_BLOCKS | FLRQ_PLAN_VERIFY);
+    add(plan, "thread scratch",
+        (size_t)threads * 3 * CPU_TILE_ROWS * CPU_PANEL_COLS * sizeof(float), FLRQ_PLAN_BLOCKS);
+    add(plan, "load-back check",
+        source_weight + (size_t)plan->extent.count + (size_t)plan->extent.count * (size_t)c->bits / 8 +
+            largest_factors,
+        FLRQ_PLAN_VERIFY);
+    for (unsigned phase = 1; phase <= FLRQ_PLAN_VERIFY; phase <<= 1) {
+        size_t sum = 0;
+        for (int i = 0; i < plan->items; i++)
+            if (plan->item[i].phases & phase) sum += plan->item[i].bytes;
+        plan->host_bytes = max_size(plan->host_bytes, sum);
+    }
+    plan->flops = 2.0 * 2.0 * (double)plan->weights * (double)segments * (double)length + sketch_flops;
+    return FLRQ_OK;
+}
+
+flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
+    const flrq_config *c = &params->config;
+    flrq_model *model;
+    flrq_plan plan;
+    int64_t segments, length;
+    int weights_only = c->calib && strcmp(c->calib, "none") == 0;
+    FLRQ_TRY(flrq_model_open(&model, c->model, weights_only ? FLRQ_MODEL_ALLOW_UNKNOWN : 0));
+    flrq_status status = flrq_plan_calibration(params, model, reporter, &segments, &length);
+    if (status == FLRQ_OK)
+        status = flrq_plan_make(&plan, c, model, segments, length,
+                                c->threads ? (int)c->threads : flrq_hardware_threads());
+    if (status != FLRQ_OK) {
+        flrq_model_close(model);
+        return status;
+    }
+    json_t *memory = json_array(), *tensors = json_array();
+    for (int i = 0; i < plan.items; i++)
+        json_array_append_new(memory, json_pack("{s:s, s:I}", "name", plan.item[i].name, "bytes",
+                                                (json_int_t)plan.item[i].bytes));
+    double lowest = 0, highest = 0, weights = (double)plan.weights;
+    int64_t rank_cap_max = 0;
+    for (int64_t i = 0; i < model->n_linears; i++) {
+        const flrq_linear *l = &model->linears[i];
+        int64_t cap = flrq_fit_rank_cap(&plan.fit, l->rows, l->cols);
+        double share = (double)(l->rows * l->cols) / weights;
+        lowest += share * flrq_scheme_bits(&plan.fit.scheme, l->rows, l->cols, 0);
+        highest += share * flrq_scheme_bits(&plan.fit.scheme, l->rows, l->cols, cap);
+        if (cap > rank_cap_max) rank_cap_max = cap;
+        json_array_append_new(
+            tensors, json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "name", l->module, "rows", (json_int_t)l->rows, "cols",
+                               (json_int_t)l->cols, "groups",
+                               (json_int_t)flrq_scheme_groups(&plan.fit.scheme, l->cols), "tail",
+                               (json_int_t)(l->cols % flrq_scheme_group(&plan.fit.scheme, l->cols)), "rank_cap",
+                               (json_int_t)cap));
+    }
+    uint64_t disk_free = 0;
+    if (c->out) status = flrq_dir_free_bytes(c->out, &disk_free);
+    if (status == FLRQ_OK)
+        *result = json_pack(
+            "{s:s, s:s?, s:s, s:I, s:I, s:I, s:{s:I, s:I, s:b}, s:{s:I, s:I}, s:I, s:f, s:f, s:o, s:I, s:I, s:I, s:I, "
+            "s:f, s:o}",
+            "model", c->model, "out", c->out, "family", model->family_name, "blocks", (json_int_t)model->layers,
+            "linears", (json_int_t)model->n_linears, "weights", (json_int_t)plan.weights, "scheme", "bits",
+            (json_int_t)c->bits, "group", (json_int_t)c->group, "symmetric", c->symmetric, "calibration", "segments",
+            (json_int_t)segments, "length", (json_int_t)length, "rank_cap_max", (json_int_t)rank_cap_max,
+            "bits_per_weight_min", lowest, "bits_per_weight_max", highest, "memory", memory, "host_bytes",
+            (json_int_t)plan.host_bytes, "output_bytes", (json_int_t)plan.output_bytes, "scratch_bytes",
+            (json_int_t)plan.scratch_bytes, "disk_free_bytes", (json_int_t)disk_free, "flops", plan.flops, "tensors",
+            tensors);
+    flrq_model_close(model);
+    return status;
+}
