@@ -46,8 +46,15 @@ flrq_status cpu_operand_check(const char *op, const flrq_operand *a);
 void cpu_tile_load(const cpu_kernels *kernels, float *out, int64_t ld_out, const flrq_operand *a, int64_t row0,
                    int64_t rows, int64_t col0, int64_t cols, float *work);
 
-/** Checks the sizes of attention: dimensions in [0, INT32_MAX], heads a multiple of kv_heads, window not negative. FLRQ_ERR_SHAPE. */
+/* Checks of the forward ops, for both faces: FLRQ_ERR_SHAPE with the numbers, else FLRQ_OK. */
+/** a and b in [0, INT32_MAX]: their product fits int64, either is a leading dimension for BLAS. */
+flrq_status cpu_sizes_check(const char *op, const char *names, int64_t a, int64_t b);
+/** Sizes as above, head_dim even. */
+flrq_status cpu_rope_check(int64_t tokens, int64_t heads, int64_t head_dim);
+/** Sizes as above, kv_heads divides heads, window not negative. */
 flrq_status cpu_attention_check(const flrq_attention *shape);
+/** Sizes as above, every target below vocab. */
+flrq_status cpu_targets_check(const int32_t *target, int64_t tokens, int64_t vocab);
 
 /** Element (i, j) of an operand in double: the reference. */
 double ref_operand_at(const flrq_operand *a, int64_t i, int64_t j);

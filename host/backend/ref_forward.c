@@ -12,6 +12,7 @@
 static flrq_status ref_linear(flrq_backend *be, float *d_y, const float *d_x, const flrq_operand *a,
                               const float *d_bias, int64_t tokens) {
     FLRQ_TRY(cpu_operand_check("linear", a));
+    FLRQ_TRY(cpu_sizes_check("linear", "tokens x rows", tokens, a->rows));
     size_t bytes = (size_t)a->cols * sizeof(double);
     double *row = malloc(bytes);
     if (!row) return flrq_fail_memory(bytes, "a row of weights");
@@ -29,6 +30,7 @@ static flrq_status ref_linear(flrq_backend *be, float *d_y, const float *d_x, co
 
 static flrq_status ref_rmsnorm(flrq_backend *be, float *d_y, const float *d_x, const float *d_weight, int64_t rows,
                                int64_t n, float eps) {
+    FLRQ_TRY(cpu_sizes_check("rmsnorm", "rows x n", rows, n));
     for (int64_t i = 0; i < rows; i++) {
         const float *x = d_x + i * n;
         double squares = 0;
@@ -41,6 +43,7 @@ static flrq_status ref_rmsnorm(flrq_backend *be, float *d_y, const float *d_x, c
 
 static flrq_status ref_layernorm(flrq_backend *be, float *d_y, const float *d_x, const float *d_weight,
                                  const float *d_bias, int64_t rows, int64_t n, float eps) {
+    FLRQ_TRY(cpu_sizes_check("layernorm", "rows x n", rows, n));
     for (int64_t i = 0; i < rows; i++) {
         const float *x = d_x + i * n;
         double sum = 0, squares = 0;
@@ -56,8 +59,7 @@ static flrq_status ref_layernorm(flrq_backend *be, float *d_y, const float *d_x,
 
 static flrq_status ref_rope(flrq_backend *be, float *d_x, const float *d_inv_freq, int64_t tokens, int64_t heads,
                             int64_t head_dim, int64_t position0, float magnitude) {
-    if (head_dim % 2 != 0)
-        return flrq_fail(FLRQ_ERR_SHAPE, "rope: head_dim %lld is odd; pairs need an even one", (long long)head_dim);
+    FLRQ_TRY(cpu_rope_check(tokens, heads, head_dim));
     int64_t half = head_dim / 2;
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t h = 0; h < heads; h++) {
@@ -122,6 +124,7 @@ static flrq_status ref_add(flrq_backend *be, float *d_y, const float *d_x, int64
 
 static flrq_status ref_gather_rows(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,
                                    int64_t tokens, int accumulate) {
+    FLRQ_TRY(cpu_operand_check("gather_rows", table));
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t j = 0; j < table->cols; j++) {
             double value = ref_operand_at(table, ids[t], j);
@@ -142,11 +145,9 @@ static double log_sum_exp(const float *x, int64_t count) {
 
 static flrq_status ref_nll(flrq_backend *be, double *nll, int32_t *argmax, const float *d_logits, const int32_t *target,
                            int64_t tokens, int64_t vocab) {
+    FLRQ_TRY(cpu_targets_check(target, tokens, vocab));
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = d_logits + t * vocab;
-        if (target[t] >= vocab)
-            return flrq_fail(FLRQ_ERR_SHAPE, "nll: target %d of token %lld is outside the vocabulary of %lld",
-                             (int)target[t], (long long)t, (long long)vocab);
         nll[t] = target[t] < 0 ? 0 : log_sum_exp(x, vocab) - x[target[t]];
         if (!argmax) continue;
         float max = -INFINITY;
@@ -162,6 +163,7 @@ static flrq_status ref_nll(flrq_backend *be, double *nll, int32_t *argmax, const
 
 static flrq_status ref_kl(flrq_backend *be, double *kl, const float *d_p_logits, const float *d_q_logits,
                           int64_t tokens, int64_t vocab) {
+    FLRQ_TRY(cpu_sizes_check("kl", "tokens x vocab", tokens, vocab));
     for (int64_t t = 0; t < tokens; t++) {
         const float *p = d_p_logits + t * vocab, *q = d_q_logits + t * vocab;
         double p_log_sum = log_sum_exp(p, vocab), q_log_sum = log_sum_exp(q, vocab), sum = 0;
