@@ -125,7 +125,7 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
         size_t factors = (size_t)(cap * (l->rows + l->cols)) * sizeof(float);
         block_codes += codes, block_factors += factors, in_block++;
         largest_codes = max_size(largest_codes, plan->calibrated ? block_codes : codes);
-        largest_factors = max_size(largest_factors, plan->calibrated ? block_factors : factors);
+        largest_factors = max_size(largest_factors, block_factors); /* written together, after the block */
         if (in_block > plan->slots) plan->slots = in_block;
         if (l->rows > plan->extent.rows) plan->extent.rows = l->rows;
         if (l->cols > plan->extent.cols) plan->extent.cols = l->cols;
