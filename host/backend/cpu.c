@@ -79,8 +79,7 @@ static flrq_status choose_kernels(cpu_kernels *k) {
     return FLRQ_OK;
 }
 
-/* ---- state ---------------------------------------------------------------------------------------------------------
- */
+/* ---- state ------------------------------------------------------------------------------------------------------- */
 
 flrq_status cpu_state_new(flrq_backend *be, int threads) {
     if (threads < 0 || threads > MAX_THREADS)
@@ -141,8 +140,7 @@ static void cpu_close(flrq_backend *be) {
     be->state = NULL;
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------------------
- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static flrq_status cpu_alloc(flrq_backend *be, void **out, size_t bytes, const char *what) {
     *out = aligned_memory(bytes);
@@ -167,8 +165,7 @@ static flrq_status cpu_sync(flrq_backend *be) {
     return FLRQ_OK;
 }
 
-/* ---- info ----------------------------------------------------------------------------------------------------------
- */
+/* ---- info -------------------------------------------------------------------------------------------------------- */
 
 /* Text after "<key> : " of the first such line of a /proc file, without the line end; false when there is none. */
 static bool proc_field(const char *path, const char *key, char *out, size_t size) {

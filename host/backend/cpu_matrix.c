@@ -306,8 +306,7 @@ static flrq_status cpu_mul_t(flrq_backend *be, float *d_z, const flrq_operand *a
     return FLRQ_OK;
 }
 
-/* ---- norms ---------------------------------------------------------------------------------------------------------
- */
+/* ---- norms ------------------------------------------------------------------------------------------------------- */
 
 /* Adds the sums of row tiles: tiles of a chunk in order, chunks along the tree. */
 static double sum_tiles(const double *tiles, int64_t count) {
@@ -335,8 +334,7 @@ static flrq_status cpu_sum_squares_mul(flrq_backend *be, double *sum, const flrq
     return FLRQ_OK;
 }
 
-/* ---- one pass over the elements
- * --------------------------------------------------------------------------------------- */
+/* ---- one pass over the elements -------------------------------------------------------------------------------- */
 
 typedef struct scan_job {
     cpu_state *cpu;
@@ -468,8 +466,7 @@ static flrq_status cpu_amax_curve(flrq_backend *be, float *amax, const flrq_oper
     return FLRQ_OK;
 }
 
-/* ---- random numbers -------------------------------------------------------------------------------------------------
- */
+/* ---- random numbers ---------------------------------------------------------------------------------------------- */
 
 typedef struct normal_job {
     float *out;

@@ -52,8 +52,7 @@ static flrq_status lapack_status(const char *op, int64_t m, int64_t n, lapack_in
                      (int)info);
 }
 
-/* ---- Gram and Cholesky ---------------------------------------------------------------------------------------------
- */
+/* ---- Gram and Cholesky ------------------------------------------------------------------------------------------- */
 
 typedef struct gram_job {
     cpu_state *cpu;
@@ -115,8 +114,7 @@ static flrq_status cpu_cholesky(flrq_backend *be, double *d_gram, int64_t b, int
     return FLRQ_OK;
 }
 
-/* ---- row tiles: solve, gemm, rank one ------------------------------------------------------------------------------
- */
+/* ---- row tiles: solve, gemm, rank one ---------------------------------------------------------------------------- */
 
 typedef struct rows_job {
     float *y; /* [m, n], changed in place */

@@ -212,8 +212,7 @@ void op_expect(op_run *r, const char *what, double value, double tolerance) {
     if (op_ok(r)) note_error(r->state, what, value, tolerance);
 }
 
-/* ---- operands ------------------------------------------------------------------------------------------------------
- */
+/* ---- operands ---------------------------------------------------------------------------------------------------- */
 
 static const void *dense_part(op_run *r, const op_matrix *m, flrq_dtype *dtype) {
     if (!flrq_dtype_parse(m->dense, dtype)) must(NULL);
@@ -460,8 +459,7 @@ static void same_bytes(op_state *s, const op_state *first) {
     }
 }
 
-/* ---- faces of a backend --------------------------------------------------------------------------------------------
- */
+/* ---- faces of a backend ------------------------------------------------------------------------------------------ */
 
 typedef struct face {
     char name[64];

@@ -82,8 +82,7 @@ struct op_run {
     struct op_state *state;
 };
 
-/* ---- for run functions; the pointers returned are memory of the backend -------------------------------------------
- */
+/* ---- for run functions; the pointers returned are memory of the backend ------------------------------------------ */
 
 /** Constant input with the values of `host` (copied). */
 void *op_in(op_run *r, const char *name, op_type type, const void *host, int64_t count);

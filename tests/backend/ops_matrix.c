@@ -23,8 +23,7 @@ static double elements(const op_matrix *m) {
     return (double)m->rows * (double)m->cols;
 }
 
-/* ---- run functions; d[0] = b ----------------------------------------------------------------------------------------
- */
+/* ---- run functions; d[0] = b ------------------------------------------------------------------------------------- */
 
 static void run_normal(op_run *r, const op_case *c) {
     int64_t count = c->d[0];
