@@ -1,0 +1,323 @@
+/* state.c - journal, fingerprint and scratch of a run. */
+#include "pipeline/state.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "pipeline/output.h"
+
+static json_t *hex(uint64_t value) {
+    char text[17];
+    snprintf(text, sizeof text, "%016" PRIx64, value);
+    return json_string(text);
+}
+
+static uint64_t hash_text(const json_t *value) {
+    char *text = json_dumps(value, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+    uint64_t hash = text ? XXH3_64bits(text, strlen(text)) : 0;
+    free(text);
+    return hash;
+}
+
+json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens, int64_t count,
+                         const char *backend, const char *instruction_set) {
+    json_t *print = flrq_params_json(params, 1), *tensors = json_array();
+    for (int64_t i = 0; i < model->checkpoint->n_tensors; i++) {
+        const flrq_tensor *t = &model->checkpoint->tensors[i];
+        json_array_append_new(tensors, json_pack("[s, i, I, I]", t->name, (int)t->dtype, (json_int_t)t->bytes,
+                                                 (json_int_t)t->offset));
+    }
+    json_object_set_new(print, "version", json_string(FLRQ_VERSION_STRING));
+    json_object_set_new(print, "model tensors", hex(hash_text(tensors)));
+    json_object_set_new(print, "model config", hex(hash_text(model->config)));
+    json_object_set_new(print, "calibration tokens", hex(XXH3_64bits(tokens, (size_t)count * sizeof *tokens)));
+    json_object_set_new(print, "backend", json_string(backend));
+    json_object_set_new(print, "instruction set", json_string(instruction_set));
+    json_decref(tensors);
+    return print;
+}
+
+/* Names the fields in which two fingerprints differ. */
+static flrq_status compare_fingerprints(const char *dir, const json_t *there, json_t *here) {
+    char text[1024] = "";
+    size_t used = 0;
+    const char *key;
+    json_t *value;
+    json_object_foreach(here, key, value) {
+        const json_t *other = json_object_get(there, key);
+        if (other && json_equal(other, value)) continue;
+        char *a = other ? json_dumps(other, JSON_ENCODE_ANY) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY);
+        int n = snprintf(text + used, sizeof text - used, "%s%s: %s there, %s here", used ? "; " : "", key,
+                         a ? a : "absent", b ? b : "?");
+        free(a);
+        free(b);
+        if (n > 0) used = used + (size_t)n < sizeof text ? used + (size_t)n : sizeof text - 1;
+    }
+    if (!used) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_USAGE, "%s holds a run with other settings (%s); repeat its settings or choose another -o",
+                     dir, text);
+}
+
+char *flrq_state_private(const flrq_state *state, const char *name) {
+    char *folder = flrq_path_join(state->dir, ".flrq"), *path = folder ? flrq_path_join(folder, name) : NULL;
+    free(folder);
+    return path;
+}
+
+/* Number of entries besides ".", ".." and the lock. -1: cannot be read. */
+static int entries_of(const char *dir) {
+    DIR *d = opendir(dir);
+    if (!d) return -1;
+    int count = 0;
+    for (struct dirent *e; (e = readdir(d));)
+        count += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, ".lock") != 0;
+    closedir(d);
+    return count;
+}
+
+/* True when the file in `dir` has the hash that the record names under `key`. */
+static int matches(const char *dir, const char *name, const json_t *record, const char *key) {
+    const char *wanted = json_string_value(json_object_get(record, key));
+    char *path = flrq_path_join(dir, name), text[17] = "";
+    uint64_t hash;
+    if (path && wanted && flrq_path_exists(path) && flrq_file_hash(path, &hash) == FLRQ_OK)
+        snprintf(text, sizeof text, "%016" PRIx64, hash);
+    free(path);
+    return wanted && strcmp(wanted, text) == 0;
+}
+
+static void adopt(flrq_state *s, const json_t *records) {
+    size_t i;
+    json_t *record;
+    json_array_foreach(records, i, record) {
+        const char *kind = json_string_value(json_object_get(record, "kind"));
+        int64_t block = json_integer_value(json_object_get(record, "block"));
+        if (!kind) continue;
+        if (strcmp(kind, "shard") == 0 && block >= -1 && block < s->layers) {
+            json_t **slot = block < 0 ? &s->globals : &s->blocks[block];
+            json_decref(*slot);
+            *slot = json_incref(record);
+        } else if (strcmp(kind, "activations") == 0)
+            s->activations = block;
+        else if (strcmp(kind, "complete") == 0)
+            s->complete = 1;
+    }
+}
+
+/* Keeps the leading records whose files are as recorded. */
+static void verify_files(flrq_state *s, flrq_reporter *reporter) {
+    char name[64], *private_dir = flrq_path_join(s->dir, ".flrq");
+    flrq_shard_name(name, -1, s->layers);
+    if (s->globals && !matches(s->dir, name, s->globals, "hash")) {
+        flrq_notice(reporter, "%s/%s is not as recorded and is written again", s->dir, name);
+        json_decref(s->globals);
+        s->globals = NULL;
+    }
+    for (; s->committed < s->layers && s->blocks[s->committed]; s->committed++) {
+        flrq_shard_name(name, s->committed, s->layers);
+        int good = matches(s->dir, name, s->blocks[s->committed], "hash");
+        if (good && !s->complete && private_dir) {
+            flrq_factors_name(name, s->committed);
+            good = matches(private_dir, name, s->blocks[s->committed], "factors");
+        }
+        if (good) continue;
+        flrq_notice(reporter, "%s of block %lld is not as recorded; that block and those after it are done again", name,
+                    (long long)s->committed + 1);
+        break;
+    }
+    for (int64_t b = s->committed; b < s->layers; b++) {
+        json_decref(s->blocks[b]);
+        s->blocks[b] = NULL;
+    }
+    if (s->activations > s->committed) s->activations = -1;
+    if (s->complete && (s->committed < s->layers || !s->globals)) s->complete = 0;
+    free(private_dir);
+}
+
+flrq_status flrq_state_open(flrq_state *s, const flrq_config *c, const flrq_model *model, json_t *fingerprint,
+                            flrq_reporter *reporter) {
+    memset(s, 0, sizeof *s);
+    s->layers = model->layers;
+    s->activations = -1;
+    flrq_status status = FLRQ_OK;
+    json_t *records = NULL, *first = NULL;
+    char *path = NULL, *folder = NULL;
+    int existed = flrq_path_exists(c->out);
+    if (existed) {
+        struct stat info;
+        if (stat(c->out, &info) == 0 && !S_ISDIR(info.st_mode))
+            return flrq_fail(FLRQ_ERR_USAGE, "%s is a file; -o names the output folder", c->out);
+    }
+    if (!existed && c->resume == RESUME_REQUIRED)
+        return flrq_fail(FLRQ_ERR_USAGE, "%s does not exist, so there is no run to resume", c->out);
+    FLRQ_TRY(flrq_dir_make(c->out));
+    s->dir = strdup(c->out);
+    s->blocks = calloc((size_t)s->layers, sizeof *s->blocks);
+    path = flrq_path_join(c->out, "journal.jsonl");
+    folder = flrq_path_join(c->out, ".flrq");
+    if (!s->dir || !s->blocks || !path || !folder) FLRQ_GOTO(flrq_fail_memory(sizeof *s, "the run's state"));
+    FLRQ_GOTO(flrq_dir_lock(&s->lock, s->dir));
+    int has_journal = flrq_path_exists(path), entries = entries_of(s->dir);
+    if (!has_journal && entries != 0)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "%s exists and is not a run of flrq; choose another -o", c->out));
+    if (has_journal && c->resume == RESUME_NEVER)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "%s holds a run and --resume is never; choose another -o", c->out));
+    if (!has_journal && c->resume == RESUME_REQUIRED)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "%s holds no run to resume", c->out));
+    FLRQ_GOTO(flrq_dir_make(folder));
+    FLRQ_GOTO(flrq_journal_open(&s->journal, path, &records));
+    if (json_array_size(records) == 0) {
+        first = json_pack("{s:s, s:O}", "kind", "run", "fingerprint", fingerprint);
+        FLRQ_GOTO(first ? flrq_journal_append(s->journal, first) : flrq_fail_memory(0, "the journal"));
+    } else {
+        FLRQ_GOTO(compare_fingerprints(s->dir, json_object_get(json_array_get(records, 0), "fingerprint"), fingerprint));
+        adopt(s, records);
+        verify_files(s, reporter);
+    }
+out:
+    json_decref(first);
+    json_decref(records);
+    free(folder);
+    free(path);
+    if (status != FLRQ_OK) {
+        flrq_state_close(s);
+        if (!existed) rmdir(c->out); /* only if nothing was written */
+    }
+    return status;
+}
+
+void flrq_state_close(flrq_state *s) {
+    flrq_journal_close(s->journal);
+    flrq_dir_unlock(s->lock);
+    for (int64_t b = 0; s->blocks && b < s->layers; b++) json_decref(s->blocks[b]);
+    json_decref(s->globals);
+    free(s->blocks);
+    free(s->dir);
+    memset(s, 0, sizeof *s);
+}
+
+flrq_status flrq_state_commit(flrq_state *s, int64_t block, uint64_t shard_hash, uint64_t factors_hash,
+                              json_t *record) {
+    if (!record) return flrq_fail_memory(0, "a journal record");
+    json_object_set_new(record, "kind", json_string("shard"));
+    json_object_set_new(record, "block", json_integer(block));
+    json_object_set_new(record, "hash", hex(shard_hash));
+    if (block >= 0) json_object_set_new(record, "factors", hex(factors_hash));
+    flrq_status status = flrq_journal_append(s->journal, record);
+    if (status != FLRQ_OK) {
+        json_decref(record);
+        return status;
+    }
+    json_t **slot = block < 0 ? &s->globals : &s->blocks[block];
+    json_decref(*slot);
+    *slot = record;
+    if (block >= 0) s->committed = block + 1;
+    return FLRQ_OK;
+}
+
+enum { ACTIVATION_BUFFER = 4 << 20 };
+
+static char *activations_path(const flrq_state *s, int64_t block) {
+    char name[64];
+    snprintf(name, sizeof name, "activations-%05lld.safetensors", (long long)block);
+    return flrq_state_private(s, name);
+}
+
+flrq_status flrq_state_save_activations(flrq_state *s, int64_t block, flrq_backend *be, const float *d_x, int64_t rows,
+                                        int64_t cols) {
+    flrq_status status = FLRQ_OK;
+    flrq_shard_writer *w = NULL;
+    char *path = activations_path(s, block), *old = activations_path(s, s->activations);
+    void *buffer = malloc(ACTIVATION_BUFFER);
+    json_t *record = NULL;
+    int64_t shape[2] = {rows, cols};
+    uint64_t total = (uint64_t)(rows * cols) * sizeof(float), hash;
+    int handle;
+    if (!path || !old || !buffer) FLRQ_GOTO(flrq_fail_memory(ACTIVATION_BUFFER, "activations"));
+    FLRQ_GOTO(flrq_shard_create(&w, path, NULL));
+    FLRQ_GOTO(flrq_shard_declare(w, "x", FLRQ_F32, 2, shape, &handle));
+    FLRQ_GOTO(flrq_shard_begin(w));
+    for (uint64_t first = 0; first < total; first += ACTIVATION_BUFFER) {
+        uint64_t bytes = total - first < ACTIVATION_BUFFER ? total - first : ACTIVATION_BUFFER;
+        FLRQ_GOTO(be->download(be, buffer, (const char *)d_x + first, bytes));
+        FLRQ_GOTO(flrq_shard_write(w, handle, buffer, first, bytes));
+    }
+    status = flrq_shard_finish(w, &hash);
+    w = NULL;
+    if (status != FLRQ_OK) goto out;
+    record = json_pack("{s:s, s:I, s:o}", "kind", "activations", "block", (json_int_t)block, "hash", hex(hash));
+    FLRQ_GOTO(record ? flrq_journal_append(s->journal, record) : flrq_fail_memory(0, "a journal record"));
+    if (s->activations >= 0 && s->activations != block) unlink(old);
+    s->activations = block;
+out:
+    flrq_shard_abort(w);
+    json_decref(record);
+    free(buffer);
+    free(old);
+    free(path);
+    return status;
+}
+
+flrq_status flrq_state_load_activations(flrq_state *s, flrq_backend *be, float *d_x, int64_t rows, int64_t cols) {
+    flrq_status status = FLRQ_OK;
+    flrq_checkpoint *file = NULL;
+    char *path = activations_path(s, s->activations);
+    void *buffer = malloc(ACTIVATION_BUFFER);
+    if (!path || !buffer) FLRQ_GOTO(flrq_fail_memory(ACTIVATION_BUFFER, "activations"));
+    FLRQ_GOTO(flrq_checkpoint_open(&file, path));
+    const flrq_tensor *x = flrq_checkpoint_find(file, "x");
+    if (!x || x->dims != 2 || x->shape[0] != rows || x->shape[1] != cols || x->dtype != FLRQ_F32)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: not the activations of this run", path));
+    for (uint64_t first = 0; first < x->bytes; first += ACTIVATION_BUFFER) {
+        uint64_t bytes = x->bytes - first < ACTIVATION_BUFFER ? x->bytes - first : ACTIVATION_BUFFER;
+        FLRQ_GOTO(flrq_checkpoint_read(file, x, buffer, first, bytes));
+        FLRQ_GOTO(be->upload(be, (char *)d_x + first, buffer, bytes));
+    }
+out:
+    flrq_checkpoint_close(file);
+    free(buffer);
+    free(path);
+    return status;
+}
+
+/* Removes a folder that holds files and symbolic links only. */
+static flrq_status remove_folder(const char *path) {
+    DIR *d = opendir(path);
+    if (!d) return errno == ENOENT ? FLRQ_OK : flrq_fail_errno(FLRQ_ERR_IO, "%s", path);
+    flrq_status status = FLRQ_OK;
+    for (struct dirent *e; status == FLRQ_OK && (e = readdir(d));) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        char *entry = flrq_path_join(path, e->d_name);
+        struct stat info;
+        if (!entry)
+            status = flrq_fail_memory(0, "a path");
+        else if (lstat(entry, &info) == 0 && S_ISDIR(info.st_mode))
+            status = remove_folder(entry);
+        else if (unlink(entry) != 0)
+            status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", entry);
+        free(entry);
+    }
+    closedir(d);
+    if (status == FLRQ_OK && rmdir(path) != 0) status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", path);
+    return status;
+}
+
+flrq_status flrq_state_finish(flrq_state *s) {
+    json_t *record = json_pack("{s:s}", "kind", "complete");
+    flrq_status status = record ? flrq_journal_append(s->journal, record) : flrq_fail_memory(0, "the journal");
+    json_decref(record);
+    if (status != FLRQ_OK) return status;
+    s->complete = 1;
+    char *folder = flrq_path_join(s->dir, ".flrq");
+    if (!folder) return flrq_fail_memory(0, "a path");
+    status = remove_folder(folder);
+    free(folder);
+    return status;
+}

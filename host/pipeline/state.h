@@ -1,0 +1,49 @@
+/* state.h - what a run has committed, and the right to continue it.
+ *
+ * OUT/journal.jsonl records the fingerprint of the run and every finished shard with its hash; OUT/.flrq holds what only an unfinished run
+ * needs (factors by block, block-boundary activations). A run may be killed at any instant: what the journal does not name does
+ * not count, what it names is checked by hash before it is trusted.
+ */
+#ifndef FLRQ_PIPELINE_STATE_H
+#define FLRQ_PIPELINE_STATE_H
+
+#include "pipeline/job.h"
+
+typedef struct flrq_state {
+    char *dir;
+    flrq_lock *lock;
+    flrq_journal *journal;
+    json_t *globals;            /* record of the shard outside the blocks, or NULL */
+    json_t **blocks;            /* [layers] record of each block, or NULL */
+    int64_t layers;
+    int64_t committed;          /* blocks 0 .. committed-1 are done */
+    int64_t activations;        /* activations on disk are the input of this block; -1 none */
+    int complete;
+} flrq_state;
+
+/** What decides the bytes of a run: options, model headers, calibration tokens, backend. New reference. */
+json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens, int64_t count,
+                         const char *backend, const char *instruction_set);
+
+/** Creates or reopens OUT under --resume. An existing run must have the same fingerprint (else the differing fields are named); its shards are
+ *  hashed, and the first that does not match is noticed and done again with all after it. */
+flrq_status flrq_state_open(flrq_state *state, const flrq_config *config, const flrq_model *model, json_t *fingerprint,
+                            flrq_reporter *reporter);
+void flrq_state_close(flrq_state *state);
+
+/** Path of a file in OUT/.flrq (free()); NULL on out of memory. */
+char *flrq_state_private(const flrq_state *state, const char *name);
+
+/** Records a finished shard: block (-1 = outside the blocks), hashes, and whatever else is in `record` (stolen). */
+flrq_status flrq_state_commit(flrq_state *state, int64_t block, uint64_t shard_hash, uint64_t factors_hash,
+                              json_t *record);
+
+/** Saves / loads the input activations of `block` (fp32 [rows, cols]). */
+flrq_status flrq_state_save_activations(flrq_state *state, int64_t block, flrq_backend *be, const float *d_x,
+                                        int64_t rows, int64_t cols);
+flrq_status flrq_state_load_activations(flrq_state *state, flrq_backend *be, float *d_x, int64_t rows, int64_t cols);
+
+/** Records that the run is complete and removes OUT/.flrq. */
+flrq_status flrq_state_finish(flrq_state *state);
+
+#endif
