@@ -130,6 +130,9 @@ void flrq_model_close(flrq_model *model);
 /** Comma-separated list of known families (static). */
 const char *flrq_families_known(void);
 
+/** Tokens that go through the MLP, or through the projections of the embedding, at once. */
+enum { FLRQ_TOKEN_TILE = 512 };
+
 /* ---- weights in backend memory ----------------------------------------------------------------------------------- */
 
 /** The weights of one block in backend memory, reused for every block (allocated once for the largest). */
@@ -140,32 +143,41 @@ typedef struct flrq_block {
     const float *d_attn_norm, *d_attn_norm_bias, *d_mlp_norm, *d_mlp_norm_bias; /* fp32 [hidden] */
     const float *d_q_norm, *d_k_norm;                                           /* fp32 [head_dim] or NULL */
     flrq_codes codes[FLRQ_SLOT_COUNT]; /* backing of linear[].codes for quantized folders */
+    const float *d_inv_freq;           /* model->inv_freq, or NULL */
     void *d_memory;                    /* the arena */
     size_t memory_bytes;
-    void *staging; /* host buffer for conversions of small tensors */
+    int32_t *d_words; /* start of the arena in quantized folders: packed words on their way to codes, staging_bytes */
+    void *staging;    /* host buffer between the files and the backend */
+    size_t staging_bytes;
 } flrq_block;
 
-/** Bytes that flrq_block_new() allocates for this model (largest block). */
+/** Bytes that flrq_block_new() allocates for this model: the arena of the largest block and the host staging (4 MiB,
+ * more only for very wide layers). 0 for an unknown family, whose blocks have no slots. */
 size_t flrq_block_bytes(const flrq_model *model);
+/** FLRQ_ERR_UNSUPPORTED for an unknown family. */
 flrq_status flrq_block_new(flrq_block **out, const flrq_model *model, flrq_backend *be);
 /** Reads block `index`: dense weights in their source dtype, or unpacked codes, scales and factors of a quantized
  * folder. */
 flrq_status flrq_block_load(flrq_block *block, const flrq_model *model, flrq_backend *be, int64_t index);
 void flrq_block_free(flrq_block *block, flrq_backend *be);
 
-/** Reads one packed layer of a quantized checkpoint (linear->packed, scale, zero, lora_a, lora_b) into arrays of the caller: codes (its
- *  arrays sized for the shape, its fields filled in), d_l [rows, rank], d_r [rank, cols]; *rank 0 without factors. Allocates its own staging. The
- *  load-back check of a run uses it layer by layer. */
+/** Reads one packed layer of a quantized checkpoint (linear->packed, scale, zero, lora_a, lora_b) into arrays of the
+ * caller: codes (its arrays sized for the shape, its fields filled in), d_l [rows, rank], d_r [rank, cols]; *rank 0
+ * without factors. Allocates its own staging. The load-back check of a run uses it layer by layer. */
 flrq_status flrq_linear_load_packed(const flrq_model *model, flrq_backend *be, const flrq_linear *linear,
                                     flrq_codes *codes, float *d_l, float *d_r, int64_t *rank);
 
 /** Embedding (loaded for embedding), or final norm and head (loaded for logits); never both unless tied. */
 typedef struct flrq_globals {
     flrq_operand embedding, positions, head; /* positions: OPT's learned table, rows 0 otherwise */
-    const float *d_norm, *d_norm_bias;       /* final norm */
+    flrq_operand project_in, project_out;    /* rows 0 when embed_dim is hidden */
+    const float *d_norm, *d_norm_bias;       /* final norm, or NULL */
+    float *d_tile;                           /* [FLRQ_TOKEN_TILE, embed_dim] when there are projections */
+    int32_t *position_rows;                  /* host: [max_positions] row of each position in `positions`, or NULL */
     void *d_memory;
 } flrq_globals;
 typedef enum flrq_globals_part { FLRQ_GLOBALS_EMBED = 1, FLRQ_GLOBALS_HEAD = 2 } flrq_globals_part;
+/** Backend memory that flrq_globals_load() takes for these parts. */
 size_t flrq_globals_bytes(const flrq_model *model, int parts);
 flrq_status flrq_globals_load(flrq_globals **out, const flrq_model *model, flrq_backend *be, int parts);
 void flrq_globals_free(flrq_globals *globals, flrq_backend *be);
@@ -183,7 +195,8 @@ size_t flrq_workspace_bytes(const flrq_model *model, int64_t tokens);
 flrq_status flrq_forward_block(const flrq_model *model, flrq_backend *be, const flrq_block *block, float *d_x,
                                int64_t tokens, void *d_workspace, flrq_observer_fn observer, void *user);
 
-/** d_x [tokens, hidden] = embedding (+ learned positions) of ids (host, checked against vocab by the caller). */
+/** d_x [tokens, hidden] = embedding (+ learned positions) of ids (host, checked against vocab by the caller). More
+ * tokens than learned positions: FLRQ_ERR_SHAPE. */
 flrq_status flrq_forward_embed(const flrq_model *model, flrq_backend *be, const flrq_globals *globals, float *d_x,
                                const int32_t *ids, int64_t tokens);
 

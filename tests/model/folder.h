@@ -62,14 +62,14 @@ typedef struct folder {
     folder_tensor tensors[512];
 } folder;
 
-static void folder_free(folder *f) {
+static inline void folder_free(folder *f) {
     for (int i = 0; i < f->n; i++) free(f->tensors[i].data);
     json_decref(f->config);
     free(f);
 }
 
 /** Reads data/<name>. */
-static folder *folder_read(const char *name) {
+static inline folder *folder_read(const char *name) {
     char path[512];
     folder *f = calloc(1, sizeof *f);
     assert_non_null(f);
@@ -93,13 +93,13 @@ static folder *folder_read(const char *name) {
     return f;
 }
 
-static folder_tensor *folder_find(folder *f, const char *name) {
+static inline folder_tensor *folder_find(folder *f, const char *name) {
     for (int i = 0; i < f->n; i++)
         if (strcmp(f->tensors[i].name, name) == 0) return &f->tensors[i];
     return NULL;
 }
 
-static void folder_remove(folder *f, const char *name) {
+static inline void folder_remove(folder *f, const char *name) {
     folder_tensor *t = folder_find(f, name);
     assert_non_null(t);
     free(t->data);
@@ -107,8 +107,8 @@ static void folder_remove(folder *f, const char *name) {
 }
 
 /** Adds a tensor; `data` is copied, NULL gives zeros. */
-static folder_tensor *folder_add(folder *f, const char *name, flrq_dtype dtype, int dims, int64_t rows, int64_t cols,
-                                 const void *data) {
+static inline folder_tensor *folder_add(folder *f, const char *name, flrq_dtype dtype, int dims, int64_t rows,
+                                        int64_t cols, const void *data) {
     folder_tensor *t = &f->tensors[f->n++];
     *t = (folder_tensor){.dtype = dtype, .dims = dims, .shape = {rows, cols}};
     snprintf(t->name, sizeof t->name, "%s", name);
@@ -136,7 +136,7 @@ static void folder_write_tensors(const char *path, const folder *f) {
 }
 
 /** Writes the folder to a new place and returns it (static until the next folder_new()). */
-static const char *folder_write(const folder *f) {
+static inline const char *folder_write(const folder *f) {
     const char *dir = folder_new();
     char path[512];
     snprintf(path, sizeof path, "%s/config.json", dir);
@@ -147,14 +147,14 @@ static const char *folder_write(const folder *f) {
 }
 
 /** Opens and requires success. */
-static flrq_model *model_opens(const char *dir, int flags) {
+static inline flrq_model *model_opens(const char *dir, int flags) {
     flrq_model *model = NULL;
     if (flrq_model_open(&model, dir, flags) != FLRQ_OK) fail_msg("%s: %s", dir, flrq_last_error());
     return model;
 }
 
 /** Opens and requires a failure of that kind whose text contains every one of the NULL-terminated pieces. */
-static void model_refused(const char *dir, int flags, flrq_status wanted, ...) {
+static inline void model_refused(const char *dir, int flags, flrq_status wanted, ...) {
     flrq_model *model = NULL;
     flrq_status status = flrq_model_open(&model, dir, flags);
     if (status == FLRQ_OK) fail_msg("%s opened; expected %s", dir, flrq_status_name(wanted));

@@ -1,0 +1,375 @@
+/* weights.c - brings the weights of one block, or of embedding and head, into backend memory.
+ *
+ * One arena per flrq_block, sized once for the largest block; loading a block lays its tensors out afresh and allocates
+ * nothing. Dense weights keep their source type; vectors, scales and low-rank factors become fp32; packed codes become
+ * one byte each through the backend's unpack. Data goes through one small host buffer in pieces, so host memory does
+ * not grow with the model. Non-finite values are the caller's business.
+ */
+#include "model/family.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "core/dtype.h"
+
+enum { STAGING_BYTES = 4 << 20, ALIGN = 64 };
+
+/* ---- layout ------------------------------------------------------------------------------------------------------ */
+
+/** Hands out consecutive aligned parts of an arena; without a base it only counts. */
+typedef struct carver {
+    char *base;
+    size_t used;
+} carver;
+
+static void *carve(carver *c, size_t bytes) {
+    size_t at = c->used;
+    c->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    return c->base ? c->base + at : NULL;
+}
+
+static float *carve_floats(carver *c, int64_t count) {
+    return carve(c, (size_t)count * sizeof(float));
+}
+
+static flrq_operand dense_operand(carver *c, const flrq_tensor *tensor) {
+    return (flrq_operand){.rows = tensor->shape[0],
+                          .cols = tensor->shape[1],
+                          .d_dense = carve(c, tensor->bytes),
+                          .ld_dense = tensor->shape[1],
+                          .dense_dtype = tensor->dtype,
+                          .codes_sign = 1,
+                          .lr_sign = 1};
+}
+
+/** Groups of a quantized layer along its columns. */
+static int64_t group_columns(const flrq_model *model, const flrq_linear *linear) {
+    return model->scheme.group > 0 && model->scheme.group < linear->cols ? model->scheme.group : linear->cols;
+}
+
+static void place_linear(const flrq_model *model, const flrq_linear *linear, flrq_block *block, carver *c) {
+    flrq_operand *a = &block->linear[linear->slot];
+    if (linear->weight) {
+        *a = dense_operand(c, linear->weight);
+    } else {
+        flrq_codes *codes = &block->codes[linear->slot];
+        int64_t group = group_columns(model, linear), n_groups = (linear->cols + group - 1) / group;
+        *codes = (flrq_codes){.rows = linear->rows,
+                              .cols = linear->cols,
+                              .group = group,
+                              .n_groups = n_groups,
+                              .bits = model->scheme.bits,
+                              .symmetric = model->scheme.symmetric};
+        codes->code = carve(c, (size_t)(linear->rows * linear->cols));
+        codes->scale = carve_floats(c, linear->rows * n_groups);
+        if (linear->zero) codes->zero = carve(c, (size_t)(linear->rows * n_groups));
+        *a = (flrq_operand){.rows = linear->rows, .cols = linear->cols, .codes_sign = 1, .codes = codes, .lr_sign = 1};
+    }
+    if (linear->lora_a) {
+        a->rank = linear->lora_a->shape[0];
+        a->d_l = carve_floats(c, linear->rows * a->rank);
+        a->d_r = carve_floats(c, a->rank * linear->cols);
+    }
+    block->d_bias[linear->slot] = linear->bias ? carve_floats(c, linear->rows) : NULL;
+}
+
+/** The vectors of a block: where each lies in flrq_block and what fills it. */
+typedef struct block_vector {
+    const flrq_tensor *tensor; /* NULL: the family has none */
+    const float **d_vector;
+} block_vector;
+
+enum { BLOCK_VECTORS = 6 };
+
+static void list_vectors(const flrq_model *model, int64_t index, flrq_block *block, block_vector out[BLOCK_VECTORS]) {
+    const flrq_param *p = &model->block_params[index * FLRQ_BLOCK_PARAM_COUNT];
+    const block_vector all[BLOCK_VECTORS] = {
+        {p[FLRQ_BLOCK_ATTN_NORM].weight, &block->d_attn_norm}, {p[FLRQ_BLOCK_ATTN_NORM].bias, &block->d_attn_norm_bias},
+        {p[FLRQ_BLOCK_MLP_NORM].weight, &block->d_mlp_norm},   {p[FLRQ_BLOCK_MLP_NORM].bias, &block->d_mlp_norm_bias},
+        {p[FLRQ_BLOCK_Q_NORM].weight, &block->d_q_norm},       {p[FLRQ_BLOCK_K_NORM].weight, &block->d_k_norm},
+    };
+    memcpy(out, all, sizeof all);
+}
+
+/** Sets every pointer of `block` for block `index` of the model. The parts that serve all blocks come first, at the
+ * same place each time. */
+static void place_block(const flrq_model *model, int64_t index, flrq_block *block, carver *c) {
+    if (model->quantized) block->d_words = carve(c, block->staging_bytes);
+    if (model->inv_freq) block->d_inv_freq = carve_floats(c, model->head_dim / 2);
+    for (int64_t i = model->block_first[index]; i < model->block_first[index + 1]; i++)
+        place_linear(model, &model->linears[i], block, c);
+    block_vector vectors[BLOCK_VECTORS];
+    list_vectors(model, index, block, vectors);
+    for (int v = 0; v < BLOCK_VECTORS; v++)
+        *vectors[v].d_vector = vectors[v].tensor ? carve_floats(c, flrq_tensor_count(vectors[v].tensor)) : NULL;
+}
+
+/** Host staging: 4 MiB, or what the smallest unit of a packed tensor needs (a row of codes; 32 rows of zero points,
+ * packed and unpacked). */
+static size_t staging_size(const flrq_model *model) {
+    size_t bytes = STAGING_BYTES;
+    for (int64_t i = 0; i < model->n_linears; i++) {
+        const flrq_linear *l = &model->linears[i];
+        if (!l->packed) continue;
+        size_t row = (size_t)l->packed->shape[1] * sizeof(int32_t);
+        size_t zeros = l->zero ? 2 * 32 * (size_t)l->zero->shape[1] : 0;
+        if (row > bytes) bytes = row;
+        if (zeros > bytes) bytes = zeros;
+    }
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+static size_t arena_size(const flrq_model *model, size_t staging_bytes) {
+    size_t largest = 0;
+    for (int64_t i = 0; i < model->layers; i++) {
+        flrq_block counted = {.staging_bytes = staging_bytes};
+        carver c = {NULL, 0};
+        place_block(model, i, &counted, &c);
+        if (c.used > largest) largest = c.used;
+    }
+    return largest;
+}
+
+size_t flrq_block_bytes(const flrq_model *model) {
+    if (!model->family) return 0;
+    size_t staging = staging_size(model);
+    return staging + arena_size(model, staging);
+}
+
+/* ---- transfer ---------------------------------------------------------------------------------------------------- */
+
+/** Where pieces pass through on their way from files to the backend. */
+typedef struct loader {
+    const flrq_checkpoint *checkpoint;
+    flrq_backend *be;
+    char *staging;
+    size_t bytes;
+} loader;
+
+/** Uploads and waits, because the staging is used again at once. */
+static flrq_status send(const loader *l, void *d_to, const void *from, size_t bytes) {
+    FLRQ_TRY(l->be->upload(l->be, d_to, from, bytes));
+    return l->be->sync(l->be);
+}
+
+/** The tensor's bytes as they are. */
+static flrq_status load_raw(const loader *l, const flrq_tensor *tensor, const void *d_to) {
+    for (uint64_t at = 0; at < tensor->bytes; at += l->bytes) {
+        size_t bytes = tensor->bytes - at < l->bytes ? (size_t)(tensor->bytes - at) : l->bytes;
+        FLRQ_TRY(flrq_checkpoint_read(l->checkpoint, tensor, l->staging, at, bytes));
+        FLRQ_TRY(send(l, (char *)d_to + at, l->staging, bytes));
+    }
+    return FLRQ_OK;
+}
+
+/** factor * tensor as fp32. The first half of the staging takes the file's values, the second the converted ones. */
+static flrq_status load_floats(const loader *l, const flrq_tensor *tensor, double factor, const float *d_to) {
+    if (tensor->dtype == FLRQ_F32 && factor == 1) return load_raw(l, tensor, d_to);
+    int64_t count = flrq_tensor_count(tensor), piece = (int64_t)(l->bytes / 2 / sizeof(float));
+    size_t element = (size_t)flrq_dtype_bits(tensor->dtype) / 8;
+    float *converted = (float *)(l->staging + l->bytes / 2);
+    for (int64_t at = 0; at < count; at += piece) {
+        int64_t n = count - at < piece ? count - at : piece;
+        FLRQ_TRY(
+            flrq_checkpoint_read(l->checkpoint, tensor, l->staging, (uint64_t)at * element, (uint64_t)n * element));
+        for (int64_t i = 0; i < n; i++) converted[i] = (float)(factor * flrq_load(l->staging, tensor->dtype, i));
+        FLRQ_TRY(send(l, (float *)d_to + at, converted, (size_t)n * sizeof(float)));
+    }
+    return FLRQ_OK;
+}
+
+/** Packed words, whole rows at a time, to codes. d_words has room for the staging. */
+static flrq_status load_codes(const loader *l, const flrq_tensor *packed, const flrq_codes *codes, int32_t *d_words) {
+    uint64_t row_bytes = (uint64_t)packed->shape[1] * sizeof(int32_t);
+    int64_t piece = (int64_t)(l->bytes / row_bytes);
+    for (int64_t row = 0; row < codes->rows; row += piece) {
+        int64_t rows = codes->rows - row < piece ? codes->rows - row : piece;
+        FLRQ_TRY(flrq_checkpoint_read(l->checkpoint, packed, l->staging, (uint64_t)row * row_bytes,
+                                      (uint64_t)rows * row_bytes));
+        FLRQ_TRY(send(l, d_words, l->staging, (size_t)rows * row_bytes));
+        FLRQ_TRY(l->be->unpack(l->be, codes->code + row * codes->cols, d_words, rows, codes->cols, codes->bits));
+    }
+    return FLRQ_OK;
+}
+
+/** Zero points are packed down the columns (formats.md 2.2): 32 rows of them are `bits` rows of words. */
+static flrq_status load_zeros(const loader *l, const flrq_tensor *packed, const flrq_codes *codes) {
+    const int64_t bits = codes->bits, groups = codes->n_groups;
+    const uint64_t word_row = (uint64_t)groups * sizeof(uint32_t);
+    const int64_t piece = (int64_t)(l->bytes / 2 / (32 * (uint64_t)groups)) * 32; /* rows; words take at most as much */
+    uint8_t *zero = (uint8_t *)l->staging + l->bytes / 2;
+    for (int64_t row = 0; row < codes->rows; row += piece) {
+        int64_t rows = codes->rows - row < piece ? codes->rows - row : piece;
+        int64_t first_word = row / 32 * bits, words = (rows * bits + 31) / 32;
+        FLRQ_TRY(flrq_checkpoint_read(l->checkpoint, packed, l->staging, (uint64_t)first_word * word_row,
+                                      (uint64_t)words * word_row));
+        const uint32_t *word = (const uint32_t *)l->staging;
+        for (int64_t i = 0; i < rows; i++) {
+            int64_t at = i * bits / 32, shift = i * bits % 32;
+            for (int64_t g = 0; g < groups; g++) {
+                uint64_t pair = word[at * groups + g];
+                if (shift + bits > 32) pair |= (uint64_t)word[(at + 1) * groups + g] << 32;
+                zero[i * groups + g] = (uint8_t)(pair >> shift & ((1u << bits) - 1));
+            }
+        }
+        FLRQ_TRY(send(l, codes->zero + row * groups, zero, (size_t)(rows * groups)));
+    }
+    return FLRQ_OK;
+}
+
+/* ---- blocks ------------------------------------------------------------------------------------------------------ */
+
+flrq_status flrq_block_new(flrq_block **out, const flrq_model *model, flrq_backend *be) {
+    *out = NULL;
+    if (!model->family)
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s: family \"%s\" is unknown: its blocks cannot be run", model->dir,
+                         model->family_name);
+    flrq_status status;
+    flrq_block *block = calloc(1, sizeof *block);
+    if (!block) return flrq_fail_memory(sizeof *block, "a block");
+    block->index = -1;
+    block->staging_bytes = staging_size(model);
+    block->memory_bytes = arena_size(model, block->staging_bytes);
+    block->staging = aligned_alloc(ALIGN, block->staging_bytes);
+    if (!block->staging) {
+        status = flrq_fail_memory(block->staging_bytes, "staging of weights");
+        goto fail;
+    }
+    status = be->alloc(be, &block->d_memory, block->memory_bytes, "the weights of one block");
+    if (status != FLRQ_OK) goto fail;
+    if (model->inv_freq) {
+        carver c = {block->d_memory, 0};
+        place_block(model, 0, block, &c);
+        loader l = {.be = be};
+        status = send(&l, (float *)block->d_inv_freq, model->inv_freq, (size_t)(model->head_dim / 2) * sizeof(float));
+        if (status != FLRQ_OK) goto fail;
+    }
+    *out = block;
+    return FLRQ_OK;
+fail:
+    flrq_block_free(block, be);
+    return status;
+}
+
+flrq_status flrq_block_load(flrq_block *block, const flrq_model *model, flrq_backend *be, int64_t index) {
+    block->index = -1; /* until all of it has arrived */
+    carver c = {block->d_memory, 0};
+    place_block(model, index, block, &c);
+    loader l = {model->checkpoint, be, block->staging, block->staging_bytes};
+    loader factors = {model->adapter, be, block->staging, block->staging_bytes};
+    for (int64_t i = model->block_first[index]; i < model->block_first[index + 1]; i++) {
+        const flrq_linear *linear = &model->linears[i];
+        const flrq_operand *a = &block->linear[linear->slot];
+        if (linear->weight) {
+            FLRQ_TRY(load_raw(&l, linear->weight, a->d_dense));
+        } else {
+            FLRQ_TRY(load_codes(&l, linear->packed, a->codes, block->d_words));
+            FLRQ_TRY(load_floats(&l, linear->scale, 1, a->codes->scale));
+            if (linear->zero) FLRQ_TRY(load_zeros(&l, linear->zero, a->codes));
+        }
+        if (linear->lora_a) {
+            FLRQ_TRY(load_floats(&factors, linear->lora_b, linear->lora_scaling, a->d_l));
+            FLRQ_TRY(load_floats(&factors, linear->lora_a, 1, a->d_r));
+        }
+        if (linear->bias) FLRQ_TRY(load_floats(&l, linear->bias, 1, block->d_bias[linear->slot]));
+    }
+    block_vector vectors[BLOCK_VECTORS];
+    list_vectors(model, index, block, vectors);
+    for (int v = 0; v < BLOCK_VECTORS; v++)
+        if (vectors[v].tensor) FLRQ_TRY(load_floats(&l, vectors[v].tensor, 1, *vectors[v].d_vector));
+    FLRQ_TRY(be->sync(be)); /* unpack may still run */
+    block->index = index;
+    return FLRQ_OK;
+}
+
+void flrq_block_free(flrq_block *block, flrq_backend *be) {
+    if (!block) return;
+    be->release(be, block->d_memory);
+    free(block->staging);
+    free(block);
+}
+
+/* ---- embedding and head ------------------------------------------------------------------------------------------ */
+
+/** The matrix that turns hidden states into logits. */
+static const flrq_tensor *head_tensor(const flrq_model *model) {
+    return model->params[model->tied ? FLRQ_PARAM_EMBEDDING : FLRQ_PARAM_HEAD].weight;
+}
+
+static void place_globals(const flrq_model *model, int parts, flrq_globals *g, carver *c) {
+    const flrq_param *p = model->params;
+    int projects = p[FLRQ_PARAM_PROJECT_IN].weight != NULL;
+    if (projects) g->d_tile = carve_floats(c, FLRQ_TOKEN_TILE * model->embed_dim);
+    if (parts & FLRQ_GLOBALS_EMBED) {
+        g->embedding = dense_operand(c, p[FLRQ_PARAM_EMBEDDING].weight);
+        if (p[FLRQ_PARAM_POSITIONS].weight) g->positions = dense_operand(c, p[FLRQ_PARAM_POSITIONS].weight);
+        if (projects) g->project_in = dense_operand(c, p[FLRQ_PARAM_PROJECT_IN].weight);
+    }
+    if (parts & FLRQ_GLOBALS_HEAD) {
+        int shared = model->tied && (parts & FLRQ_GLOBALS_EMBED);
+        g->head = shared ? g->embedding : dense_operand(c, head_tensor(model));
+        if (p[FLRQ_PARAM_FINAL_NORM].weight) g->d_norm = carve_floats(c, model->hidden);
+        if (p[FLRQ_PARAM_FINAL_NORM].bias) g->d_norm_bias = carve_floats(c, model->hidden);
+        if (projects) g->project_out = dense_operand(c, p[FLRQ_PARAM_PROJECT_OUT].weight);
+    }
+}
+
+size_t flrq_globals_bytes(const flrq_model *model, int parts) {
+    if (!model->family) return 0;
+    flrq_globals counted = {0};
+    carver c = {NULL, 0};
+    place_globals(model, parts, &counted, &c);
+    return c.used;
+}
+
+static flrq_status fill_globals(const loader *l, const flrq_model *model, const flrq_globals *g) {
+    const flrq_param *p = model->params;
+    if (g->embedding.rows) FLRQ_TRY(load_raw(l, p[FLRQ_PARAM_EMBEDDING].weight, g->embedding.d_dense));
+    if (g->positions.rows) FLRQ_TRY(load_raw(l, p[FLRQ_PARAM_POSITIONS].weight, g->positions.d_dense));
+    if (g->project_in.rows) FLRQ_TRY(load_raw(l, p[FLRQ_PARAM_PROJECT_IN].weight, g->project_in.d_dense));
+    if (g->project_out.rows) FLRQ_TRY(load_raw(l, p[FLRQ_PARAM_PROJECT_OUT].weight, g->project_out.d_dense));
+    if (g->d_norm) FLRQ_TRY(load_floats(l, p[FLRQ_PARAM_FINAL_NORM].weight, 1, g->d_norm));
+    if (g->d_norm_bias) FLRQ_TRY(load_floats(l, p[FLRQ_PARAM_FINAL_NORM].bias, 1, g->d_norm_bias));
+    if (g->head.rows && g->head.d_dense != g->embedding.d_dense)
+        FLRQ_TRY(load_raw(l, head_tensor(model), g->head.d_dense));
+    return FLRQ_OK;
+}
+
+flrq_status flrq_globals_load(flrq_globals **out, const flrq_model *model, flrq_backend *be, int parts) {
+    *out = NULL;
+    if (!model->family)
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s: family \"%s\" is unknown: it cannot be run", model->dir,
+                         model->family_name);
+    flrq_status status = FLRQ_OK;
+    loader l = {model->checkpoint, be, aligned_alloc(ALIGN, STAGING_BYTES), STAGING_BYTES};
+    flrq_globals *g = calloc(1, sizeof *g);
+    if (!g || !l.staging) {
+        status = flrq_fail_memory(STAGING_BYTES, "staging of weights");
+        goto out;
+    }
+    FLRQ_GOTO(be->alloc(be, &g->d_memory, flrq_globals_bytes(model, parts), "embedding and head"));
+    carver c = {g->d_memory, 0};
+    place_globals(model, parts, g, &c);
+    FLRQ_GOTO(fill_globals(&l, model, g));
+    if (g->positions.rows) {
+        g->position_rows = malloc((size_t)model->max_positions * sizeof *g->position_rows);
+        if (!g->position_rows) {
+            status = flrq_fail_memory((size_t)model->max_positions * sizeof *g->position_rows, "position numbers");
+            goto out;
+        }
+        for (int64_t i = 0; i < model->max_positions; i++)
+            g->position_rows[i] = (int32_t)(i + model->family->position_offset);
+    }
+    *out = g;
+    g = NULL;
+out:
+    free(l.staging);
+    flrq_globals_free(g, be);
+    return status;
+}
+
+void flrq_globals_free(flrq_globals *globals, flrq_backend *be) {
+    if (!globals) return;
+    be->release(be, globals->d_memory);
+    free(globals->position_rows);
+    free(globals);
+}
