@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "core/parallel.h"
+#include "core/dtype.h"
 #include "core/philox.h"
 #include "io/npy.h"
 #include "pipeline/job.h"
@@ -283,7 +283,7 @@ static flrq_status fit_layer(job *j, int64_t index, json_t *matrices) {
     flrq_operand w;
     flrq_fit_result result;
     FLRQ_TRY(weight_of(j, l, &w));
-    FLRQ_TRY(check_finite(j, l, &w));
+    if (!j->plan.calibrated) FLRQ_TRY(check_finite(j, l, &w)); /* else done before the forward */
     flrq_input_stats stats = {0}, *used = NULL;
     if (j->plan.calibrated) {
         const input_sums *in = &j->inputs[l->input];
@@ -423,7 +423,8 @@ static flrq_status restore_activations(job *j) {
         FLRQ_TRY(embed(j));
     }
     for (int64_t b = from; b < j->state.committed; b++) {
-        if (flrq_stop_requested()) return FLRQ_STOPPED;
+        if (flrq_stop_requested())
+            return flrq_fail(FLRQ_STOPPED, "stopped while resuming %s; nothing is lost", j->state.dir);
         j->reporter->block = b + 1;
         FLRQ_TRY(replay_block(j, b));
     }
@@ -461,6 +462,8 @@ static flrq_status run_block(job *j, int64_t block) {
     if (j->plan.calibrated) {
         flrq_progress(j->reporter, "read", 0, 1);
         FLRQ_TRY(flrq_block_load(j->block, j->model, j->be, block));
+        for (int64_t i = j->model->block_first[block]; i < j->model->block_first[block + 1]; i++)
+            FLRQ_TRY(check_finite(j, &j->model->linears[i], &j->block->linear[j->model->linears[i].slot]));
         double t = flrq_seconds();
         FLRQ_TRY(calibrate(j, block));
         j->phases.calibrate += flrq_seconds() - t;
