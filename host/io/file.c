@@ -271,10 +271,12 @@ out:
 /* ---- JSON ------------------------------------------------------------------------------------------------------- */
 
 flrq_status flrq_json_parse(const char *path, const char *text, size_t bytes, json_t **out) {
-    json_error_t error;
+    json_error_t error = {0};
     *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
     if (*out) return FLRQ_OK;
-    if (json_error_code(&error) == json_error_out_of_memory) return flrq_fail_memory(bytes, path);
+    /* jansson leaves the code unknown where an allocation fails and nothing else can. */
+    if (json_error_code(&error) == json_error_out_of_memory || json_error_code(&error) == json_error_unknown)
+        return flrq_fail_memory(bytes, path);
     for (char *c = error.text; *c; c++) /* the text quotes the input: keep the sentence on one line */
         if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
     return flrq_fail(FLRQ_ERR_FORMAT, "file %s: not valid JSON: line %d, column %d: %s", path, error.line, error.column,

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,32 +32,34 @@ static void checksum(char to[CHECKSUM_BYTES + 1], const char *text, size_t bytes
     snprintf(to, CHECKSUM_BYTES + 1, "\t%016" PRIx64, (uint64_t)XXH3_64bits(text, bytes));
 }
 
-/* The record of a line (without its newline), or NULL when the line is not intact. */
-static json_t *parse_line(const char *line, size_t bytes) {
+/* True when the line (without its newline) ends with the checksum of what is before it. */
+static bool intact(const char *line, size_t bytes) {
     char expected[CHECKSUM_BYTES + 1];
-    if (bytes < CHECKSUM_BYTES) return NULL;
-    size_t text_bytes = bytes - CHECKSUM_BYTES;
-    checksum(expected, line, text_bytes);
-    if (memcmp(line + text_bytes, expected, CHECKSUM_BYTES) != 0) return NULL;
-    json_t *record = json_loadb(line, text_bytes, JSON_REJECT_DUPLICATES, NULL);
-    if (json_is_object(record)) return record;
-    json_decref(record);
-    return NULL;
+    if (bytes < CHECKSUM_BYTES) return false;
+    checksum(expected, line, bytes - CHECKSUM_BYTES);
+    return memcmp(line + bytes - CHECKSUM_BYTES, expected, CHECKSUM_BYTES) == 0;
 }
 
-/* Appends the records of `text` to `records`; *end is the offset behind the last valid line. */
+/* Appends the records of `text` to `records`; *end is the offset behind the last intact line. An intact line whose
+ * record cannot be made (no memory, or no object) is a failure and never cut off. */
 static flrq_status parse_lines(const char *path, const char *text, size_t bytes, json_t *records, uint64_t *end) {
     size_t at = 0;
     for (int number = 1; at < bytes; number++) {
         const char *newline = memchr(text + at, '\n', bytes - at);
-        size_t next = newline ? (size_t)(newline - text) + 1 : bytes;
-        json_t *record = newline ? parse_line(text + at, next - at - 1) : NULL;
-        if (!record && next < bytes)
-            return flrq_fail(FLRQ_ERR_FORMAT,
-                             "file %s: line %d is damaged, and it is not the last; start the run anew in an empty "
-                             "folder",
-                             path, number);
-        if (!record) break;
+        size_t length = newline ? (size_t)(newline - text) - at : bytes - at, next = at + length + (newline != NULL);
+        json_t *record;
+        if (!newline || !intact(text + at, length)) {
+            if (next == bytes) break;
+            return flrq_fail(
+                FLRQ_ERR_FORMAT,
+                "file %s: line %d is damaged, and it is not the last; start the run anew in an empty folder", path,
+                number);
+        }
+        FLRQ_TRY(flrq_json_parse(path, text + at, length - CHECKSUM_BYTES, &record));
+        if (!json_is_object(record)) {
+            json_decref(record);
+            return flrq_fail(FLRQ_ERR_FORMAT, "file %s: line %d is not a JSON object", path, number);
+        }
         if (json_array_append_new(records, record) != 0) return flrq_fail_memory(next - at, path);
         at = next;
     }

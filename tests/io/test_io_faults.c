@@ -13,10 +13,23 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
-typedef enum fault_call { NONE, PWRITE, PREAD, READ, FSYNC, RENAME, FALLOCATE, FTRUNCATE, CLOSE } fault_call;
+typedef enum fault_call {
+    NONE,
+    PWRITE,
+    PREAD,
+    READ,
+    FSYNC,
+    RENAME,
+    FALLOCATE,
+    FTRUNCATE,
+    CLOSE,
+    FCNTL,
+    FSTAT
+} fault_call;
 
 static struct {
     fault_call call;
@@ -85,6 +98,18 @@ int close(int fd) {
     int failed = strikes(CLOSE),
         result = (int)syscall(SYS_close, fd); /* as Linux does: closed even when it reports an error */
     return failed ? (errno = fault.error, -1) : result;
+}
+
+int fcntl(int fd, int command, ...) {
+    va_list args;
+    va_start(args, command);
+    void *argument = va_arg(args, void *); /* an integer or a pointer: either way one machine word */
+    va_end(args);
+    return strikes(FCNTL) ? -1 : (int)syscall(SYS_fcntl, fd, command, argument);
+}
+
+int fstat(int fd, struct stat *st) {
+    return strikes(FSTAT) ? -1 : (int)syscall(SYS_fstat, fd, st);
 }
 
 /* ---- operations under fault -------------------------------------------------------------------------------------- */
@@ -370,6 +395,49 @@ static void test_lock_text(void **state) {
     }
 }
 
+static void test_locks_refused(void **state) {
+    flrq_lock *lock;
+    arm(FCNTL, 0, 1, ENOLCK);
+    flrq_status status = flrq_dir_lock(&lock, scratch_dir);
+    arm(NONE, 0, 0, 0);
+    assert_failure(status, FLRQ_ERR_IO, "the file system refuses locks");
+    assert_null(lock);
+}
+
+/* The call that fails here stands in for a lock file that lost its name between open and lock: the holder must look
+ * again, and get the lock at the second try. */
+static void test_lock_looks_again(void **state) {
+    flrq_lock *lock;
+    int before = open_descriptors();
+    arm(FSTAT, 0, 1, EIO);
+    flrq_status status = flrq_dir_lock(&lock, scratch_dir);
+    int happened = fault.happened;
+    arm(NONE, 0, 0, 0);
+    assert_int_equal(happened, 1);
+    assert_ok(status);
+    assert_int_equal(open_descriptors(), before + 1);
+    flrq_dir_unlock(lock);
+}
+
+static void test_examination_refused(void **state) {
+    flrq_checkpoint *checkpoint;
+    int32_t *ids;
+    int64_t rows, cols;
+    char *text;
+    size_t bytes;
+    const char *path = scratch_put("x.safetensors", "", 0);
+    int before = open_descriptors();
+    arm(FSTAT, 0, 1, EIO);
+    assert_failure(flrq_checkpoint_open(&checkpoint, path), FLRQ_ERR_IO, "cannot examine");
+    arm(FSTAT, 0, 1, EIO);
+    assert_failure(flrq_file_read(path, 100, &text, &bytes), FLRQ_ERR_IO, "cannot examine");
+    arm(FSTAT, 0, 1, EIO);
+    assert_failure(flrq_tokens_read(scratch_put("x.npy", "", 0), 0, &ids, &rows, &cols), FLRQ_ERR_IO,
+                   "not a regular file");
+    arm(NONE, 0, 0, 0);
+    assert_int_equal(open_descriptors(), before);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call_failing_in_turn),
@@ -379,6 +447,9 @@ int main(void) {
         cmocka_unit_test(test_journal_append),
         cmocka_unit_test(test_journal_open),
         cmocka_unit_test(test_lock_text),
+        cmocka_unit_test(test_locks_refused),
+        cmocka_unit_test(test_lock_looks_again),
+        cmocka_unit_test(test_examination_refused),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

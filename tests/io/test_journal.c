@@ -130,7 +130,7 @@ static void test_foreign_files(void **state) {
     const char *path = scratch_put("foreign", "just some text\nthat is no journal\n", 34);
     assert_failure(flrq_journal_open(&journal, path, &records), FLRQ_ERR_FORMAT, "foreign: line 1 is damaged");
     put_lines("foreign", (const char *const[]){"[1]\t7e22e688c546b965\n", "{}\t0000000000000000\n"}, 2);
-    assert_failure(flrq_journal_open(&journal, path, &records), FLRQ_ERR_FORMAT, "line 1 is damaged");
+    assert_failure(flrq_journal_open(&journal, path, &records), FLRQ_ERR_FORMAT, "line 1 is not a JSON object");
     put_lines("foreign", (const char *const[]){"\n", "\n"}, 2);
     assert_failure(flrq_journal_open(&journal, path, &records), FLRQ_ERR_FORMAT, "line 1 is damaged");
     /* After a power loss the end may be blocks of zeros that were reserved and never written. */
