@@ -1,0 +1,83 @@
+/* cmd_plan.c - shows the result of `flrq plan`: matrices, memory, disk and work of a run that has not happened.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "cli.h"
+
+static void show_tensors(const json_t *result, FILE *out) {
+    static const cli_column columns[] = {{"matrix", 'l'}, {"count", 'r'}, {"rows", 'r'},    {"cols", 'r'},
+                                         {"groups", 'r'}, {"tail", 'r'},  {"rank cap", 'r'}};
+    static const char *const keys[] = {"rows", "cols", "groups", "tail", "rank_cap", NULL};
+    cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
+    cli_group *groups;
+    size_t count = cli_groups_new(&groups, json_object_get(result, "tensors"), keys);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *tensor = groups[i].first;
+        cli_cell(table, "%s", groups[i].name);
+        cli_cell(table, "%zu", groups[i].count);
+        cli_cell_count(table, tensor, "rows");
+        cli_cell_count(table, tensor, "cols");
+        cli_cell_count(table, tensor, "groups");
+        double tail = cli_real(tensor, "tail");
+        cli_cell(table, "%s", tail > 0 ? cli_count(tail).text : ""); /* no tail at all: no column */
+        cli_cell_count(table, tensor, "rank_cap");
+    }
+    cli_groups_free(groups, count);
+    if (cli_table_print(table, NULL, out)) fputc('\n', out);
+}
+
+static void show_memory(const json_t *result, FILE *out) {
+    static const cli_column columns[] = {{"host memory", 'l'}, {"bytes", 'r'}};
+    cli_table *table = cli_table_new(columns, 2);
+    size_t i;
+    json_t *buffer;
+    json_array_foreach(json_object_get(result, "memory"), i, buffer) {
+        cli_cell_text(table, buffer, "name");
+        cli_cell_bytes(table, buffer, "bytes");
+    }
+    if (i && !isnan(cli_real(result, "host_bytes"))) {
+        cli_cell(table, "at the peak");
+        cli_cell_bytes(table, result, "host_bytes");
+    }
+    if (cli_table_print(table, NULL, out)) fputc('\n', out);
+}
+
+static void fact_bytes(cli_table *facts, const char *label, const json_t *result, const char *key) {
+    double bytes = cli_real(result, key);
+    if (!isnan(bytes)) cli_fact(facts, label, "%s", cli_bytes(bytes).text);
+}
+
+void cli_plan_show(const json_t *result, FILE *out) {
+    show_tensors(result, out);
+    show_memory(result, out);
+    cli_table *facts = cli_facts_new();
+    const char *model = cli_string(result, "model"), *path = cli_string(result, "out"),
+               *family = cli_string(result, "family");
+    double blocks = cli_real(result, "blocks"), linears = cli_real(result, "linears"),
+           weights = cli_real(result, "weights"), flops = cli_real(result, "flops");
+    double min = cli_real(result, "bits_per_weight_min"), max = cli_real(result, "bits_per_weight_max"),
+           cap = cli_real(result, "rank_cap_max");
+    if (model) cli_fact(facts, "model", "%s", model);
+    if (family) cli_fact(facts, "family", "%s", family);
+    if (!isnan(blocks) && !isnan(linears))
+        cli_fact(facts, "matrices", "%s in %s blocks", cli_count(linears).text, cli_count(blocks).text);
+    if (!isnan(weights)) cli_fact(facts, "weights", "%s to quantize", cli_count(weights).text);
+    char *scheme = cli_members(json_object_get(result, "scheme"));
+    if (*scheme) cli_fact(facts, "scheme", "%s", scheme);
+    free(scheme);
+    if (!isnan(min) && !isnan(max)) cli_fact(facts, "bits/weight", "%.4f at rank 0 to %.4f at the caps", min, max);
+    if (!isnan(cap)) cli_fact(facts, "rank", "%s at most", cli_count(cap).text);
+    if (!isnan(flops)) cli_fact(facts, "work", "%s Gflop", cli_count(flops / 1e9).text);
+    fact_bytes(facts, "host memory", result, "host_bytes");
+    fact_bytes(facts, "output", result, "output_bytes");
+    fact_bytes(facts, "scratch", result, "scratch_bytes");
+    fact_bytes(facts, "disk free", result, "disk_free_bytes");
+    if (path) cli_fact(facts, "would write", "%s", path);
+    cli_table_print(facts, NULL, out);
+}
+
+void cli_plan_summary(const json_t *result, FILE *out) {
+    fprintf(out, "host memory %s, output %s, scratch %s\n", cli_bytes(cli_real(result, "host_bytes")).text,
+            cli_bytes(cli_real(result, "output_bytes")).text, cli_bytes(cli_real(result, "scratch_bytes")).text);
+}

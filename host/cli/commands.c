@@ -1,0 +1,63 @@
+/* commands.c - the table of commands: how each is shown, stopped and explained. The list of what exists and what it
+ * does is the library's; a command missing here still runs and is shown as JSON.
+ */
+#include <string.h>
+
+#include "cli.h"
+
+static void show_json(const json_t *result, FILE *out) {
+    json_dumpf(result, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    fputc('\n', out);
+}
+
+static void summary_json(const json_t *result, FILE *out) {
+    json_dumpf(result, out, JSON_COMPACT | JSON_PRESERVE_ORDER);
+    fputc('\n', out);
+}
+
+static const cli_command commands[] = {
+    {"quantize", cli_quantize_show, cli_quantize_summary, NULL, 1, "run the same command again to resume",
+     "flrq quantize MODEL -o OUT --bits 4 --group 128 --calib text.txt\n"
+     "flrq quantize MODEL -o OUT --bits 3 --calib text.txt --json > result.json\n"},
+    {"plan", cli_plan_show, cli_plan_summary, NULL, 0, NULL, "flrq plan MODEL --bits 4\n"},
+    {"eval", cli_eval_show, cli_eval_summary, NULL, 1, "the same command starts over",
+     "flrq eval OUT --text test.txt --ctx 2048 --against MODEL\n"},
+    {"inspect", cli_inspect_show, cli_inspect_summary, NULL, 0, NULL, "flrq inspect OUT\n"},
+    {"compare", cli_compare_show, cli_compare_summary, cli_compare_exit_code, 0, NULL, "flrq compare OUT1 OUT2\n"},
+    {"devices", cli_devices_show, cli_devices_summary, NULL, 0, NULL, NULL},
+    {"tokenize", cli_tokenize_show, cli_tokenize_show, NULL, 0, NULL, NULL},
+    {"bench-sketch", cli_bench_show, cli_bench_summary, NULL, 1, "the same command starts over",
+     "flrq bench sketch --csv sketch.csv\n"},
+    {NULL, show_json, summary_json, NULL, 0, NULL, NULL},
+};
+
+const cli_command *cli_command_find(const char *name) {
+    const cli_command *command = commands;
+    while (command->name && strcmp(command->name, name) != 0) command++;
+    return command;
+}
+
+cli_text cli_command_spelling(const char *name) {
+    cli_text spelling;
+    snprintf(spelling.text, sizeof spelling.text, "%s", name);
+    char *dash = strchr(spelling.text, '-');
+    if (dash) *dash = ' ';
+    return spelling;
+}
+
+int cli_command_match(const char **name, int argc, char **argv) {
+    *name = NULL;
+    for (const char *const *known = flrq_commands(); *known && argc > 0; known++) {
+        if (strcmp(*known, argv[0]) == 0) {
+            *name = *known;
+            return 1;
+        }
+        size_t length = strlen(argv[0]);
+        if (argc > 1 && strncmp(*known, argv[0], length) == 0 && (*known)[length] == '-' &&
+            strcmp(*known + length + 1, argv[1]) == 0) {
+            *name = *known;
+            return 2;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,409 @@
+/* fake_flrq.c - a stand-in for libflrq, so that the program can be tested without models and without time passing.
+ *
+ * Implements the part of flrq.h that the program uses: a small option table with every kind of option, canned events
+ * and canned results. What a job does is chosen by its first positional value ("gate", "endless", ...: see
+ * `scenarios`); any other value succeeds. Numbers are fixed, so that stdout and stderr can be compared as text.
+ */
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "flrq.h"
+
+/* ---- status ---------------------------------------------------------------------------------------------------------
+ */
+
+static char error_text[512];
+
+static flrq_status fail(flrq_status status, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error_text, sizeof error_text, format, args);
+    va_end(args);
+    return status;
+}
+
+const char *flrq_version(void) {
+    return "0.0.0";
+}
+
+const char *flrq_last_error(void) {
+    return error_text;
+}
+
+const char *flrq_status_name(flrq_status status) {
+    static const char *const names[] = {"ok",     "usage",       "io",   "format",  "shape",   "numeric",
+                                        "memory", "unsupported", "busy", "quality", "stopped", "internal"};
+    return names[status];
+}
+
+int flrq_exit_code(flrq_status status) {
+    switch (status) {
+    case FLRQ_OK:
+        return 0;
+    case FLRQ_ERR_USAGE:
+        return 2;
+    case FLRQ_ERR_QUALITY:
+        return 3;
+    case FLRQ_STOPPED:
+        return 75;
+    default:
+        return 1;
+    }
+}
+
+void flrq_free(void *memory) {
+    free(memory);
+}
+
+static volatile sig_atomic_t stop_requested;
+
+void flrq_request_stop(void) {
+    stop_requested = 1;
+}
+
+/* ---- options --------------------------------------------------------------------------------------------------------
+ */
+
+static const flrq_option
+    model = {"model", FLRQ_OPTION_TEXT, "arguments", "MODEL", NULL, 0, 0, NULL, "Model folder.", 1, 1},
+    first = {"a", FLRQ_OPTION_TEXT, "arguments", "A", NULL, 0, 0, NULL, "First folder.", 1, 1},
+    second = {"b", FLRQ_OPTION_TEXT, "arguments", "B", NULL, 0, 0, NULL, "Second folder.", 1, 1},
+    out = {"out", FLRQ_OPTION_TEXT, "arguments", "OUT", NULL, 0, 0, NULL, "Output folder.", 0, 1},
+    preset = {"preset",
+              FLRQ_OPTION_CHOICE,
+              "scheme",
+              "NAME",
+              "default",
+              0,
+              0,
+              "default|paper",
+              "Sets bits too: paper means 3.",
+              0,
+              0},
+    bits = {"bits", FLRQ_OPTION_INT, "scheme", "N", "4", 2, 8, NULL, "Bits of a code.", 0, 0},
+    sym = {"sym",
+           FLRQ_OPTION_FLAG,
+           "scheme",
+           NULL,
+           "true",
+           0,
+           1,
+           NULL,
+           "Symmetric codes; this sentence is long on purpose, so that the help has a reason to wrap it at its right "
+           "margin and to indent what follows.",
+           0,
+           0},
+    tolerance = {"tolerance", FLRQ_OPTION_REAL, "low rank", "X", "0.001", 0, 1, NULL, "Stop below this.", 0, 0},
+    rank = {"max-rank", FLRQ_OPTION_INT, "low rank", "N", NULL, 0, INFINITY, NULL, "Largest rank.", 0, 0},
+    label = {"a-very-long-name-for-an-option",
+             FLRQ_OPTION_TEXT,
+             "low rank",
+             "TEXT",
+             NULL,
+             0,
+             0,
+             NULL,
+             "Its text goes below.",
+             0,
+             0},
+    text = {"text", FLRQ_OPTION_TEXT, "input", "FILE", NULL, 0, 0, NULL, "Text file.", 0, 0},
+    check = {"check", FLRQ_OPTION_FLAG, "input", NULL, "false", 0, 1, NULL, "Check twice.", 0, 0},
+    csv = {"csv", FLRQ_OPTION_TEXT, "bench", "FILE", NULL, 0, 0, NULL, "Write the rows as CSV too.", 0, 0};
+
+enum { MOST_OPTIONS = 10, COMMANDS = 9 };
+static const char *const names[COMMANDS + 1] = {"quantize", "plan",     "eval",         "inspect",   "compare",
+                                                "devices",  "tokenize", "bench-sketch", "bench-ops", NULL};
+static const char *const helps[COMMANDS] = {"Quantize a model.",
+                                            "Say what quantize would need.",
+                                            "Measure perplexity.",
+                                            "Show a checkpoint.",
+                                            "Compare two.",
+                                            "List the devices.",
+                                            "Write token ids.",
+                                            "Time the sketches.",
+                                            "A command that the program has no table for."};
+static const flrq_option *const options[COMMANDS][MOST_OPTIONS] = {
+    {&model, &out, &preset, &bits, &sym, &tolerance, &rank, &label},
+    {&model, &preset, &bits, &sym, &tolerance, &rank, &label},
+    {&model, &text, &check},
+    {&model},
+    {&first, &second},
+    {NULL},
+    {&model, &out, &text},
+    {&bits, &csv},
+    {NULL},
+};
+
+struct flrq_params {
+    int command;
+    char *values[MOST_OPTIONS];
+};
+
+const char *const *flrq_commands(void) {
+    return names;
+}
+
+static int index_of(const char *command) {
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(names[i], command) == 0) return i;
+    return -1;
+}
+
+const char *flrq_command_help(const char *command) {
+    int i = index_of(command);
+    return i < 0 ? NULL : helps[i];
+}
+
+const flrq_option *const *flrq_command_options(const char *command, size_t *count) {
+    int i = index_of(command);
+    if (i < 0) return NULL;
+    for (*count = 0; *count < MOST_OPTIONS && options[i][*count];) ++*count;
+    return options[i];
+}
+
+static int slot(const flrq_params *params, const char *name) {
+    for (int i = 0; i < MOST_OPTIONS && options[params->command][i]; i++)
+        if (strcmp(options[params->command][i]->name, name) == 0) return i;
+    return -1;
+}
+
+flrq_status flrq_params_new(flrq_params **created, const char *command) {
+    *created = calloc(1, sizeof **created);
+    (*created)->command = index_of(command);
+    for (int i = 0; i < MOST_OPTIONS && options[(*created)->command][i]; i++) {
+        const char *value = options[(*created)->command][i]->default_text;
+        if (value) (*created)->values[i] = strdup(value);
+    }
+    return FLRQ_OK;
+}
+
+void flrq_params_free(flrq_params *params) {
+    for (int i = 0; params && i < MOST_OPTIONS; i++) free(params->values[i]);
+    free(params);
+}
+
+flrq_status flrq_params_set(flrq_params *params, const char *name, const char *value) {
+    int i = slot(params, name);
+    if (i < 0) return fail(FLRQ_ERR_USAGE, "%s has no option --%s", names[params->command], name);
+    const flrq_option *option = options[params->command][i];
+    char *end;
+    double number = strtod(value, &end);
+    if ((option->kind == FLRQ_OPTION_INT || option->kind == FLRQ_OPTION_REAL) &&
+        (end == value || *end || !(number >= option->min && number <= option->max)))
+        return fail(FLRQ_ERR_USAGE, "--%s takes a number from %g to %g, not \"%s\"", name, option->min, option->max,
+                    value);
+    if (option->kind == FLRQ_OPTION_FLAG && strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
+        return fail(FLRQ_ERR_USAGE, "--%s takes true or false, not \"%s\"", name, value);
+    free(params->values[i]);
+    params->values[i] = strdup(value);
+    if (option == &preset && strcmp(value, "paper") == 0) return flrq_params_set(params, "bits", "3");
+    return FLRQ_OK;
+}
+
+const char *flrq_params_get(const flrq_params *params, const char *name) {
+    int i = slot(params, name);
+    return i < 0 ? NULL : params->values[i];
+}
+
+/* ---- events ---------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct listener {
+    flrq_event_fn fn;
+    void *user;
+} listener;
+
+static void notice(const listener *to, const char *what) {
+    flrq_event event = {.size = sizeof event, .kind = FLRQ_EVENT_NOTICE, .text = what, .eta_seconds = -1};
+    to->fn(to->user, &event);
+}
+
+static void progress(const listener *to, int block, const char *phase, int done, double elapsed) {
+    flrq_event event = {.size = sizeof event,
+                        .kind = FLRQ_EVENT_PROGRESS,
+                        .phase = phase,
+                        .block = block,
+                        .blocks = 32,
+                        .done = done,
+                        .total = 7,
+                        .items_per_second = done ? 3.1 : 0,
+                        .elapsed_seconds = elapsed,
+                        .eta_seconds = block > 1 ? 520 : -1,
+                        .rss_bytes = 3.2e9};
+    to->fn(to->user, &event);
+}
+
+static void block_done(const listener *to, int block, double elapsed) {
+    flrq_event event = {.size = sizeof event,
+                        .kind = FLRQ_EVENT_BLOCK,
+                        .text = "rank 12.3  error 0.03",
+                        .phase = "quantize",
+                        .block = block,
+                        .blocks = 32,
+                        .elapsed_seconds = elapsed,
+                        .eta_seconds = 4000.0 / block,
+                        .rss_bytes = 3.2e9};
+    to->fn(to->user, &event);
+}
+
+static void pause_milliseconds(int milliseconds) {
+    struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000l};
+    while (nanosleep(&time, &time) != 0) {
+    }
+}
+
+/* Three blocks; with a pause, slow enough for a terminal to show several lines. */
+static void run_blocks(const listener *to, int pause) {
+    for (int block = 1; block <= 3; block++) {
+        progress(to, block, "calibrate", 0, 100 * block);
+        for (int done = 0; done <= 7 && !stop_requested; done++) {
+            pause_milliseconds(pause);
+            progress(to, block, "quantize", done, 100 * block + 5 + 0.5 * done);
+        }
+        if (block == 2) notice(to, "tensor x: fell back to SVD");
+        if (block == 3) notice(to, "tensor x: fell back to SVD");
+        block_done(to, block, 100 * block + 50);
+    }
+}
+
+/* Events until somebody asks to stop; the bound only keeps a failing test from hanging. */
+static void wait_for_stop(const listener *to) {
+    for (int i = 0; i < 2000 && !stop_requested; i++) {
+        progress(to, 4, "forward", 1, 400);
+        pause_milliseconds(10);
+    }
+}
+
+/* ---- results --------------------------------------------------------------------------------------------------------
+ */
+
+static const char quantize_result[] =
+    "{\"out\":\"OUT\",\"model\":\"MODEL\",\"family\":\"llama\",\"method\":\"flrq\",\"preset\":\"default\",\"bits\":4,"
+    "\"group\":128,\"symmetric\":true,\"weights\":6476005376,\"bits_per_weight\":4.2531,"
+    "\"bits_breakdown\":{\"codes\":4.0,\"scales\":0.125,\"zeros\":0.0,\"lowrank\":0.1281},\"average_rank\":12.34,"
+    "\"max_rank\":64,\"error\":0.04123,\"error_nearest\":0.06334,\"seconds\":751.4,"
+    "\"phases\":{\"open\":0.012,\"calibrate\":301.5,\"quantize\":400.25,\"write\":20.0,\"forward\":25.0,\"verify\":4.6}"
+    ","
+    "\"blocks\":[{\"block\":1,\"seconds\":3.14,\"bits_per_weight\":4.2,\"rank_min\":0,\"rank_mean\":10.5,\"rank_max\":"
+    "31,"
+    "\"error\":0.0312,\"error_nearest\":0.05,\"worst\":\"model.layers.0.mlp.down_proj\",\"worst_error\":0.0512},"
+    "{\"block\":2,\"seconds\":12.0,\"bits_per_weight\":4.31,\"rank_min\":4,\"rank_mean\":14.0,\"rank_max\":64,"
+    "\"error\":1.25e-05,\"error_nearest\":null,\"worst\":\"model.layers.1.self_attn.q_proj\",\"worst_error\":0.07}],"
+    "\"worst\":[{\"name\":\"model.layers.1.self_attn.q_proj\",\"rows\":4096,\"cols\":11008,\"rank\":64,\"error\":0.07,"
+    "\"error_nearest\":0.21}],\"resumed_blocks\":1,\"peak_rss_bytes\":3214567890,\"planned_bytes\":3000000000,"
+    "\"output_bytes\":3912345678,\"dropped\":[{\"name\":\"model.rotary.inv_freq\",\"reason\":\"recomputed\"}],"
+    "\"tied\":[\"lm_head.weight = model.embed_tokens.weight\"],\"copied_count\":66,"
+    "\"notices\":[\"tensor x: fell back to SVD\",\"context shortened to 512\"],\"report\":\"OUT/report.json\"}";
+
+static const char plan_result[] =
+    "{\"model\":\"MODEL\",\"out\":null,\"family\":\"llama\",\"blocks\":2,\"linears\":4,\"weights\":4194304,"
+    "\"scheme\":{\"bits\":4,\"group\":128,\"symmetric\":true},\"rank_cap_max\":64,\"bits_per_weight_min\":4.125,"
+    "\"bits_per_weight_max\":4.9,\"memory\":[{\"name\":\"program and libraries\",\"bytes\":20971520},"
+    "{\"name\":\"calibration activations\",\"bytes\":1073741824}],\"host_bytes\":1094713344,\"output_bytes\":999960,"
+    "\"scratch_bytes\":1073741824,\"disk_free_bytes\":999999999999,\"flops\":1.5e12,\"tensors\":["
+    "{\"name\":\"model.layers.0.q_proj\",\"rows\":1024,\"cols\":1024,\"groups\":8,\"tail\":0,\"rank_cap\":64},"
+    "{\"name\":\"model.layers.0.k_proj\",\"rows\":256,\"cols\":1024,\"groups\":8,\"tail\":0,\"rank_cap\":32},"
+    "{\"name\":\"model.layers.1.q_proj\",\"rows\":1024,\"cols\":1024,\"groups\":8,\"tail\":0,\"rank_cap\":64},"
+    "{\"name\":\"model.layers.1.k_proj\",\"rows\":512,\"cols\":1024,\"groups\":8,\"tail\":0,\"rank_cap\":32}],"
+    "\"notices\":[]}";
+
+static const char eval_result[] =
+    "{\"model\":\"OUT\",\"perplexity\":12.34567,\"nll\":2.513302,\"tokens\":100000,\"scored\":99951,\"context\":2048,"
+    "\"windows\":49,\"seconds\":12.5,\"lowrank\":true,\"quantized\":true,\"against\":{\"model\":\"MODEL\","
+    "\"perplexity\":12.1,\"kl_mean\":0.0123,\"kl_max\":2.5,\"top1_agreement\":0.9432}}";
+
+static const char inspect_result[] =
+    "{\"path\":\"MODEL\",\"kind\":\"quantized\",\"family\":\"llama\",\"parameters\":1234567,\"files\":2,\"bytes\":"
+    "2469134,"
+    "\"config\":{\"hidden_size\":64,\"rope_theta\":10000.0,\"eps\":1e-05,\"tied\":true,\"scaling\":null},"
+    "\"quantization\":{\"format\":\"pack-quantized\",\"bits\":4},\"tensors\":["
+    "{\"name\":\"embed.weight\",\"dtype\":\"BF16\",\"shape\":[1000,64],\"bytes\":128000,\"role\":\"embedding\","
+    "\"file\":\"a\"},"
+    "{\"name\":\"h.0.w\",\"dtype\":\"I32\",\"shape\":[64,8],\"bytes\":2048,\"role\":\"codes\",\"file\":\"a\"},"
+    "{\"name\":\"h.1.w\",\"dtype\":\"I32\",\"shape\":[64,8],\"bytes\":2048,\"role\":\"codes\",\"file\":\"b\"},"
+    "{\"name\":\"h.0.scale\",\"dtype\":\"BF16\",\"shape\":[],\"bytes\":2,\"role\":\"scale\",\"file\":\"a\"}]}";
+
+static const char compare_result[] =
+    "{\"a\":\"A\",\"b\":\"B\",\"identical\":false,\"equal\":10,\"different\":2,\"only_a\":1,\"only_b\":0,\"tensors\":["
+    "{\"name\":\"same\",\"status\":\"equal\",\"max_abs\":0,\"relative\":0},"
+    "{\"name\":\"near\",\"status\":\"different\",\"max_abs\":0.001,\"relative\":1e-06},"
+    "{\"name\":\"far\",\"status\":\"different\",\"max_abs\":2.5,\"relative\":0.5},"
+    "{\"name\":\"alone\",\"status\":\"only in A\"}]}";
+
+static const char devices_result[] =
+    "{\"devices\":[{\"name\":\"cpu\",\"available\":true,\"detail\":\"avx512, OpenBLAS\",\"reason\":null,"
+    "\"memory_bytes\":16000000000,\"free_bytes\":8123456789,\"threads\":2},"
+    "{\"name\":\"cuda\",\"available\":false,\"detail\":null,\"reason\":\"this build has no CUDA backend\"}]}";
+
+static const char bench_result[] =
+    "{\"machine\":\"Some CPU\",\"threads\":2,\"rows\":[{\"rows\":4096,\"cols\":4096,\"spectrum\":\"llm\",\"rank\":32,"
+    "\"method\":\"block\",\"seconds\":0.1234,\"seconds_p10\":0.12,\"seconds_p90\":0.13,\"residual\":100.5,\"optimum\":"
+    "100.4,"
+    "\"excess\":0.000996,\"speedup_over_r1\":12.3,\"speedup_over_svd\":234.5},"
+    "{\"rows\":4096,\"cols\":4096,\"spectrum\":\"llm\",\"rank\":32,\"method\":\"svd\",\"seconds\":28.9,\"residual\":"
+    "100.4}]}";
+
+/* A result whose texts try to drive the terminal: escape, newline, C1 control. */
+static const char hostile_result[] = "{\"path\":\"a\\u001b[31mb\",\"kind\":\"x\\ny\",\"tensors\":[{\"name\":"
+                                     "\"t\\u009b2J\\u007f\",\"dtype\":\"F\\r32\"}]}";
+
+static const char *result_of(const char *command) {
+    static const char *const results[COMMANDS] = {
+        quantize_result,
+        plan_result,
+        eval_result,
+        inspect_result,
+        compare_result,
+        devices_result,
+        "{\"tokens\":12345,\"out\":\"ids.npy\",\"tokenizer\":\"tokenizer.json\"}",
+        bench_result,
+        "{\"ops\":[{\"name\":\"rms_norm\",\"seconds\":0.5}]}"};
+    return results[index_of(command)];
+}
+
+flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *user, char **result) {
+    const listener to = {on_event, user};
+    const char *command = names[params->command];
+    const char *scenario = flrq_params_get(params, "model");
+    if (!scenario) scenario = flrq_params_get(params, "a");
+    if (!scenario) scenario = "";
+    const char *answer = result_of(command);
+    if (strcmp(scenario, "echo") == 0) {
+        /* What arrived: every option as it would be used. */
+        char line[512] = "";
+        for (int i = 0; i < MOST_OPTIONS && options[params->command][i]; i++)
+            snprintf(line + strlen(line), sizeof line - strlen(line), " %s=%s", options[params->command][i]->name,
+                     params->values[i] ? params->values[i] : "-");
+        return fail(FLRQ_ERR_UNSUPPORTED, "echo%s", line);
+    }
+    if (strcmp(scenario, "missing") == 0) return fail(FLRQ_ERR_IO, "missing/config.json: No such file or directory");
+    if (strcmp(scenario, "hostile-error") == 0) return fail(FLRQ_ERR_FORMAT, "file \033[31mx\n: tensor \xff\r bad");
+    if (strcmp(scenario, "stopped") == 0) return fail(FLRQ_STOPPED, "stopped after block 2 of 32");
+    if (strcmp(scenario, "no-result") == 0) return FLRQ_OK;
+    if (strcmp(scenario, "sparse") == 0) answer = "{}";
+    if (strcmp(scenario, "odd-types") == 0)
+        answer =
+            "{\"perplexity\":\"x\",\"blocks\":{},\"worst\":[1],\"phases\":[],\"tensors\":[null,{\"shape\":3}],"
+            "\"devices\":7,"
+            "\"rows\":[[]],\"notices\":[1],\"dropped\":[0],\"tied\":[2],\"memory\":\"m\",\"scheme\":[],\"config\":[]}";
+    if (strcmp(scenario, "hostile") == 0) answer = hostile_result;
+    if (strcmp(scenario, "same") == 0) answer = "{\"a\":\"A\",\"b\":\"A\",\"identical\":true,\"equal\":13}";
+    if (strcmp(command, "quantize") == 0) run_blocks(&to, strcmp(scenario, "slow") == 0 ? 60 : 0);
+    if (strcmp(scenario, "endless") == 0) {
+        wait_for_stop(&to);
+        if (stop_requested) return fail(FLRQ_STOPPED, "stopped after block 4 of 32");
+    }
+    /* Takes notice of the request, says so, and does not stop: only a second signal ends it. */
+    if (strcmp(scenario, "deaf") == 0) {
+        wait_for_stop(&to);
+        pause_milliseconds(20000);
+    }
+    *result = strdup(answer);
+    return strcmp(scenario, "gate") == 0 ? fail(FLRQ_ERR_QUALITY, "error 0.07 of h.0.w is above --max-error 0.05")
+                                         : FLRQ_OK;
+}
