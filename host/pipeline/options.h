@@ -55,7 +55,8 @@ typedef struct flrq_config {
     char *a, *b;
     int special;
     /* bench sketch */
-    char *shapes, *ranks, *methods, *csv, *spectrum;
+    char *shapes, *ranks, *methods, *csv;
+    int spectrum;
     int64_t repeats;
 } flrq_config;
 
