@@ -19,7 +19,7 @@ static const cli_command commands[] = {
     {"quantize", cli_quantize_show, cli_quantize_summary, NULL, 1, "run the same command again to resume",
      "flrq quantize MODEL -o OUT --bits 4 --group 128 --calib text.txt\n"
      "flrq quantize MODEL -o OUT --bits 3 --calib text.txt --json > result.json\n"},
-    {"plan", cli_plan_show, cli_plan_summary, NULL, 0, NULL, "flrq plan MODEL --bits 4\n"},
+    {"plan", cli_plan_show, cli_plan_summary, NULL, 0, NULL, "flrq plan MODEL -o OUT --bits 4 --calib text.txt\n"},
     {"eval", cli_eval_show, cli_eval_summary, NULL, 1, "the same command starts over",
      "flrq eval OUT --text test.txt --ctx 2048 --against MODEL\n"},
     {"inspect", cli_inspect_show, cli_inspect_summary, NULL, 0, NULL, "flrq inspect OUT\n"},
