@@ -62,17 +62,20 @@ static flrq_status choose_kernels(cpu_kernels *k) {
 #if defined(__x86_64__)
     case ISA_AVX512:
         simd_matrix_avx512(k);
+        simd_gemm_avx512(k);
         simd_quant_avx512(k);
         simd_forward_avx512(k);
         break;
     case ISA_AVX2:
         simd_matrix_avx2(k);
+        simd_gemm_avx2(k);
         simd_quant_avx2(k);
         simd_forward_avx2(k);
         break;
 #endif
     default:
         simd_matrix_generic(k);
+        simd_gemm_generic(k);
         simd_quant_generic(k);
         simd_forward_generic(k);
     }
@@ -81,28 +84,47 @@ static flrq_status choose_kernels(cpu_kernels *k) {
 
 /* ---- state ------------------------------------------------------------------------------------------------------- */
 
+static void cpu_close(flrq_backend *be) {
+    cpu_state *state = cpu_of(be);
+    if (!state) return;
+    for (int t = 0; t < state->threads; t++) {
+        if (state->scratch) free(state->scratch[t]);
+        if (state->work) free(state->work[t]);
+    }
+    free(state->scratch);
+    free(state->work);
+    free(state->shared);
+    free(state); /* first member of cpu_memory */
+    be->state = NULL;
+}
+
 flrq_status cpu_state_new(flrq_backend *be, int threads) {
     if (threads < 0 || threads > MAX_THREADS)
         return flrq_fail(FLRQ_ERR_USAGE, "threads: %d is out of bounds [0, %d]", threads, MAX_THREADS);
     if (threads == 0) threads = flrq_hardware_threads();
     cpu_memory *memory = calloc(1, sizeof *memory);
     if (!memory) return flrq_fail_memory(sizeof *memory, "the state of the CPU backend");
-    cpu_state *state = &memory->state;
+    cpu_state *state = be->state = &memory->state;
     flrq_status status = FLRQ_OK;
+    size_t pointers = (size_t)threads * sizeof(void *), work_bytes = CPU_GEMM_WORK * sizeof(float);
     state->threads = threads;
     state->kernels = &memory->kernels;
-    state->scratch = calloc((size_t)threads, sizeof *state->scratch);
-    if (!state->scratch) {
-        status = flrq_fail_memory((size_t)threads * sizeof *state->scratch, "scratch pointers of the CPU backend");
+    FLRQ_GOTO(choose_kernels(&memory->kernels));
+    state->scratch = calloc(1, pointers);
+    state->work = calloc(1, pointers);
+    if (!state->scratch || !state->work) {
+        status = flrq_fail_memory(pointers, "scratch pointers of the CPU backend");
         goto out;
     }
-    FLRQ_GOTO(choose_kernels(&memory->kernels));
+    for (int t = 0; t < threads; t++)
+        if (!(state->work[t] = aligned_memory(work_bytes))) {
+            status = flrq_fail_memory(work_bytes, "packing space of one thread of the CPU backend");
+            goto out;
+        }
     openblas_set_num_threads(1);
-    be->state = state;
     return FLRQ_OK;
 out:
-    free(state->scratch);
-    free(memory);
+    cpu_close(be);
     return status;
 }
 
@@ -128,16 +150,6 @@ flrq_status cpu_shared(flrq_backend *be, size_t bytes) {
     if (!state->shared) return flrq_fail_memory(bytes, "shared scratch of the CPU backend");
     state->shared_bytes = bytes;
     return FLRQ_OK;
-}
-
-static void cpu_close(flrq_backend *be) {
-    cpu_state *state = cpu_of(be);
-    if (!state) return;
-    for (int t = 0; t < state->threads; t++) free(state->scratch[t]);
-    free(state->scratch);
-    free(state->shared);
-    free(state); /* first member of cpu_memory */
-    be->state = NULL;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */

@@ -21,6 +21,7 @@ typedef struct cpu_state {
     const cpu_kernels *kernels;
     char **scratch;       /* [threads], 64-byte aligned, grown by cpu_scratch(), never shrunk */
     size_t scratch_bytes; /* of each */
+    float **work;         /* [threads], CPU_GEMM_WORK floats each: packing space of kernels->gemm */
     char *shared;         /* scratch that all tasks of one op read, grown by cpu_shared() */
     size_t shared_bytes;
 } cpu_state;
@@ -42,7 +43,7 @@ flrq_status cpu_shared(flrq_backend *be, size_t bytes);
 flrq_status cpu_operand_check(const char *op, const flrq_operand *a);
 
 /** out[i*ld_out + j] = A(row0+i, col0+j) as fp32 for i < rows, j < cols: the one place where the fast face evaluates an
- * operand. `work` holds at least rows*a->rank + a->rank*cols floats when a->rank > 0, else may be NULL. */
+ * operand. `work` is cpu_of(be)->work[thread]; it may be NULL when a->rank is 0. */
 void cpu_tile_load(const cpu_kernels *kernels, float *out, int64_t ld_out, const flrq_operand *a, int64_t row0,
                    int64_t rows, int64_t col0, int64_t cols, float *work);
 

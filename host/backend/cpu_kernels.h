@@ -8,6 +8,9 @@
 
 #include "flrq_backend.h"
 
+/** Floats of work that a matrix product needs. */
+enum { CPU_GEMM_WORK = 256 * (128 + 512) + 512 };
+
 struct cpu_kernels {
     const char *isa; /* "generic", "avx2", "avx512" */
 
@@ -30,6 +33,13 @@ struct cpu_kernels {
                      int64_t cols);
     /** index of the first non-finite element, or -1. */
     int64_t (*find_nonfinite)(const float *x, int64_t count);
+
+    /* --- simd_gemm.c --- */
+    /** c [m, n] = alpha op(a) op(b) + beta c, row-major, op(x) = x or its transpose; beta = 0 does not read c. a is [m, k]
+     *  ([k, m] when trans_a), b [k, n] ([n, k] when trans_b). work: CPU_GEMM_WORK floats of the calling thread. An element
+     *  of c has the same bits wherever it lies in c. */
+    void (*gemm)(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t ld_a,
+                 const float *b, int64_t ld_b, float beta, float *c, int64_t ld_c, float *work);
 
     /* --- simd_quant.c --- */
     /** Clip search and quantization of one row of residuals w [cols] in groups; h [cols] or NULL. Writes code [cols],
@@ -67,6 +77,9 @@ struct cpu_kernels {
 void simd_matrix_generic(struct cpu_kernels *k);
 void simd_matrix_avx2(struct cpu_kernels *k);
 void simd_matrix_avx512(struct cpu_kernels *k);
+void simd_gemm_generic(struct cpu_kernels *k);
+void simd_gemm_avx2(struct cpu_kernels *k);
+void simd_gemm_avx512(struct cpu_kernels *k);
 void simd_quant_generic(struct cpu_kernels *k);
 void simd_quant_avx2(struct cpu_kernels *k);
 void simd_quant_avx512(struct cpu_kernels *k);

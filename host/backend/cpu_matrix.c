@@ -13,7 +13,6 @@
 #include "core/philox.h"
 #include "core/tree.h"
 
-#include <cblas.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -48,21 +47,8 @@ static flrq_status check_columns(const char *op, int64_t b) {
     return FLRQ_OK;
 }
 
-/* c [m, n] = alpha a [m, k] b [k, n] + beta c. */
-static void gemm_nn(int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t ld_a, const float *b,
-                    int64_t ld_b, float beta, float *c, int64_t ld_c) {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, alpha, a, (int)ld_a, b, (int)ld_b,
-                beta, c, (int)ld_c);
-}
-
-/* c [m, n] = alpha a^T b + beta c with a [k, m], b [k, n]. */
-static void gemm_tn(int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t ld_a, const float *b,
-                    int64_t ld_b, float beta, float *c, int64_t ld_c) {
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)m, (int)n, (int)k, alpha, a, (int)ld_a, b, (int)ld_b,
-                beta, c, (int)ld_c);
-}
-
-/* A tile of A: directly in memory when the operand is plain fp32, else evaluated into `scratch` (TILE_FLOATS). */
+/* A tile of A: directly in memory when the operand is plain fp32, else evaluated into the first TILE_FLOATS of
+ * the scratch of the thread. */
 typedef struct tile {
     const float *data;
     int64_t ld;
@@ -72,10 +58,11 @@ static bool is_plain(const flrq_operand *a) {
     return a->d_dense && a->dense_dtype == FLRQ_F32 && !a->codes && a->rank == 0 && !a->d_col_scale;
 }
 
-static tile tile_of(const cpu_kernels *kernels, const flrq_operand *a, int64_t row0, int64_t rows, int64_t col0,
-                    int64_t cols, float *scratch) {
+static tile tile_of(const cpu_state *cpu, int thread, const flrq_operand *a, int64_t row0, int64_t rows, int64_t col0,
+                    int64_t cols) {
     if (is_plain(a)) return (tile){(const float *)a->d_dense + row0 * a->ld_dense + col0, a->ld_dense};
-    cpu_tile_load(kernels, scratch, cols, a, row0, rows, col0, cols, NULL);
+    float *scratch = (float *)cpu->scratch[thread];
+    cpu_tile_load(cpu->kernels, scratch, cols, a, row0, rows, col0, cols, cpu->work[thread]);
     return (tile){scratch, cols};
 }
 
@@ -104,8 +91,9 @@ typedef struct mul_job {
 } mul_job;
 
 /* y [rows, b] = rows row0.. of A x. */
-static void mul_tile(const mul_job *job, float *y, int64_t row0, int64_t rows, float *scratch) {
+static void mul_tile(const mul_job *job, float *y, int64_t row0, int64_t rows, int thread) {
     const cpu_kernels *kernels = job->cpu->kernels;
+    float *work = job->cpu->work[thread];
     const flrq_operand *core = &job->core;
     int64_t n = core->cols, b = job->b;
     float beta = 0;
@@ -116,29 +104,30 @@ static void mul_tile(const mul_job *job, float *y, int64_t row0, int64_t rows, f
             y[i] = 0;
             for (int64_t col0 = 0; col0 < n; col0 += CPU_PANEL_COLS) {
                 int64_t cols = min64(CPU_PANEL_COLS, n - col0);
-                tile row = tile_of(kernels, core, row0 + i, 1, col0, cols, scratch);
+                tile row = tile_of(job->cpu, thread, core, row0 + i, 1, col0, cols);
                 y[i] += kernels->dot(row.data, job->x + col0, cols);
             }
         }
     } else {
-        /* A plain operand needs no panels: BLAS blocks the sum itself, in an order that depends on the shape only. */
+        /* A plain operand needs no panels: the product blocks the sum itself. */
         int64_t panel = is_plain(core) ? n : CPU_PANEL_COLS;
         for (int64_t col0 = 0; col0 < n; col0 += panel, beta = 1) {
             int64_t cols = min64(panel, n - col0);
-            tile part = tile_of(kernels, core, row0, rows, col0, cols, scratch);
-            gemm_nn(rows, b, cols, 1, part.data, part.ld, job->x + col0 * b, b, beta, y, b);
+            tile part = tile_of(job->cpu, thread, core, row0, rows, col0, cols);
+            kernels->gemm(0, 0, rows, b, cols, 1, part.data, part.ld, job->x + col0 * b, b, beta, y, b, work);
         }
     }
     if (n == 0) memset(y, 0, (size_t)(rows * b) * sizeof *y);
-    if (job->t) gemm_nn(rows, b, job->rank, job->lr_sign, job->l + row0 * job->rank, job->rank, job->t, b, 1, y, b);
+    if (job->t)
+        kernels->gemm(0, 0, rows, b, job->rank, job->lr_sign, job->l + row0 * job->rank, job->rank, job->t, b, 1, y, b,
+                      work);
 }
 
 static void mul_task(void *arg, int64_t index, int thread) {
     const mul_job *job = arg;
     int64_t row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->core.rows - row0);
-    float *scratch = (float *)job->cpu->scratch[thread];
-    float *y = job->y ? job->y + row0 * job->b : scratch + TILE_FLOATS;
-    mul_tile(job, y, row0, rows, scratch);
+    float *y = job->y ? job->y + row0 * job->b : (float *)job->cpu->scratch[thread] + TILE_FLOATS;
+    mul_tile(job, y, row0, rows, thread);
     if (job->sums) job->sums[index] = job->cpu->kernels->sum_squares(y, rows * job->b);
 }
 
@@ -225,19 +214,20 @@ static int64_t mul_t_panel(int64_t n) {
 
 /* part [cols, bb] = A[chunk, cols]^T q[chunk, b0..]. */
 static void mul_t_chunk(const mul_t_job *job, float *part, int64_t row0, int64_t rows, int64_t col0, int64_t cols,
-                        float *scratch) {
+                        int thread) {
     const cpu_kernels *kernels = job->cpu->kernels;
     /* A plain operand is read in place: the whole chunk is one product. */
     int64_t step = is_plain(&job->core) ? rows : CPU_TILE_ROWS;
     if (job->bb == 1) memset(part, 0, (size_t)cols * sizeof *part);
     for (int64_t i = 0; i < rows; i += step) {
         int64_t count = min64(step, rows - i);
-        tile a = tile_of(kernels, &job->core, row0 + i, count, col0, cols, scratch);
+        tile a = tile_of(job->cpu, thread, &job->core, row0 + i, count, col0, cols);
         const float *q = job->q + (row0 + i) * job->b + job->b0;
         if (job->bb == 1)
             for (int64_t k = 0; k < count; k++) kernels->axpy(part, a.data + k * a.ld, q[k * job->b], cols);
         else
-            gemm_tn(cols, job->bb, count, 1, a.data, a.ld, q, job->b, i == 0 ? 0 : 1, part, job->bb);
+            kernels->gemm(1, 0, cols, job->bb, count, 1, a.data, a.ld, q, job->b, i == 0 ? 0 : 1, part, job->bb,
+                          job->cpu->work[thread]);
     }
 }
 
@@ -251,13 +241,14 @@ static void mul_t_task(void *arg, int64_t index, int thread) {
     flrq_tree tree = {0};
     if (job->core.d_dense || job->core.codes)
         for (int64_t row0 = 0; row0 < m; row0 += FLRQ_CHUNK_ROWS) {
-            mul_t_chunk(job, buffers[0], row0, min64(FLRQ_CHUNK_ROWS, m - row0), col0, cols, scratch);
+            mul_t_chunk(job, buffers[0], row0, min64(FLRQ_CHUNK_ROWS, m - row0), col0, cols, thread);
             flrq_tree_push_f32(&tree, buffers, count);
         }
     float *sum = buffers[0];
     flrq_tree_finish_f32(&tree, buffers, sum, count);
     if (job->t)
-        gemm_tn(cols, bb, job->rank, job->lr_sign, job->r + col0, job->core.cols, job->t + job->b0, job->b, 1, sum, bb);
+        job->cpu->kernels->gemm(1, 0, cols, bb, job->rank, job->lr_sign, job->r + col0, job->core.cols,
+                                job->t + job->b0, job->b, 1, sum, bb, job->cpu->work[thread]);
     for (int64_t j = 0; j < cols; j++) {
         float *to = job->z + (col0 + j) * job->b + job->b0;
         float factor = job->col_scale ? job->col_scale[col0 + j] : 1;
@@ -353,7 +344,7 @@ static void materialize_task(void *arg, int64_t index, int thread) {
     int64_t row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->a->rows - row0), n = job->a->cols;
     for (int64_t col0 = 0; col0 < n; col0 += CPU_PANEL_COLS)
         cpu_tile_load(job->cpu->kernels, job->out + row0 * n + col0, n, job->a, row0, rows, col0,
-                      min64(CPU_PANEL_COLS, n - col0), NULL);
+                      min64(CPU_PANEL_COLS, n - col0), job->cpu->work[thread]);
 }
 
 static void sum_squares_task(void *arg, int64_t index, int thread) {
@@ -362,7 +353,7 @@ static void sum_squares_task(void *arg, int64_t index, int thread) {
     double sum = 0;
     for (int64_t col0 = 0; col0 < n; col0 += CPU_PANEL_COLS) {
         int64_t cols = min64(CPU_PANEL_COLS, n - col0);
-        tile part = tile_of(job->cpu->kernels, job->a, row0, rows, col0, cols, (float *)job->cpu->scratch[thread]);
+        tile part = tile_of(job->cpu, thread, job->a, row0, rows, col0, cols);
         for (int64_t i = 0; i < rows; i++) sum += job->cpu->kernels->sum_squares(part.data + i * part.ld, cols);
     }
     job->sums[index] = sum;
@@ -374,7 +365,7 @@ static void nonfinite_task(void *arg, int64_t index, int thread) {
     int64_t count = 0, first = INT64_MAX;
     for (int64_t col0 = 0; col0 < n; col0 += CPU_PANEL_COLS) {
         int64_t cols = min64(CPU_PANEL_COLS, n - col0);
-        tile part = tile_of(job->cpu->kernels, job->a, row0, rows, col0, cols, (float *)job->cpu->scratch[thread]);
+        tile part = tile_of(job->cpu, thread, job->a, row0, rows, col0, cols);
         for (int64_t i = 0; i < rows; i++) {
             const float *row = part.data + i * part.ld;
             for (int64_t j = 0, k; j < cols && (k = job->cpu->kernels->find_nonfinite(row + j, cols - j)) >= 0; j++) {
@@ -395,7 +386,7 @@ static void amax_task(void *arg, int64_t index, int thread) {
     memset(amax, 0, (size_t)(job->b + 1) * sizeof *amax);
     for (int64_t col0 = 0; col0 < n; col0 += CPU_PANEL_COLS) {
         int64_t cols = min64(CPU_PANEL_COLS, n - col0);
-        tile part = tile_of(job->cpu->kernels, job->a, row0, rows, col0, cols, (float *)job->cpu->scratch[thread]);
+        tile part = tile_of(job->cpu, thread, job->a, row0, rows, col0, cols);
         for (int64_t i = 0; i < rows; i++)
             job->cpu->kernels->amax_row(amax, part.data + i * part.ld, job->u + (row0 + i) * job->b, job->vt + col0, n,
                                         job->b, cols);

@@ -85,7 +85,7 @@ static void quantize_task(void *arg, int64_t index, int thread) {
         w = (const float *)a->d_dense + row0 * ld;
     } else {
         float *tile = (float *)job->state->scratch[thread];
-        cpu_tile_load(kernels, tile, ld, a, row0, rows, 0, a->cols, tile + job->rows * ld);
+        cpu_tile_load(kernels, tile, ld, a, row0, rows, 0, a->cols, job->state->work[thread]);
         w = tile;
     }
     flrq_clip_stats sums = {0};
@@ -106,7 +106,7 @@ static flrq_status clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_o
         quantize_job job = {cpu_of(be), out, a, h, scheme, clip, NULL, rows, false};
         job.in_place = a->d_dense && a->dense_dtype == FLRQ_F32 && !a->codes && a->rank == 0 && a->d_col_scale == NULL;
         if (!job.in_place)
-            FLRQ_TRY(cpu_scratch(be, (size_t)(rows * a->cols + rows * a->rank + a->rank * a->cols) * sizeof(float)));
+            FLRQ_TRY(cpu_scratch(be, (size_t)(rows * a->cols) * sizeof(float)));
         size_t bytes = (size_t)tasks * sizeof *job.stats;
         FLRQ_TRY(cpu_shared(be, bytes));
         job.stats = (flrq_clip_stats *)cpu_of(be)->shared;

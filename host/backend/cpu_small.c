@@ -117,13 +117,13 @@ static flrq_status cpu_cholesky(flrq_backend *be, double *d_gram, int64_t b, int
 /* ---- row tiles: solve, gemm, rank one ---------------------------------------------------------------------------- */
 
 typedef struct rows_job {
+    cpu_state *cpu;
     float *y; /* [m, n], changed in place */
     int64_t m, n;
     const float *a; /* solve: R [n, n]; gemm: [m, b]; rank one: u [m] */
     const float *b; /* gemm: [b, n]; rank one: v [n] */
     int64_t inner;  /* gemm: b */
     float alpha, beta;
-    const cpu_kernels *kernels;
 } rows_job;
 
 static void solve_task(void *arg, int64_t index, int thread) {
@@ -145,7 +145,7 @@ static flrq_status cpu_solve_right(flrq_backend *be, float *d_y, const double *d
         if (r[i * b + i] == 0 || !isfinite(r[i * b + i]))
             return flrq_fail(FLRQ_ERR_NUMERIC, "solve_right: diagonal element %lld of R is %g", (long long)i,
                              d_r[i * b + i]);
-    rows_job job = {.y = d_y, .m = m, .n = b, .a = r};
+    rows_job job = {.cpu = cpu, .y = d_y, .m = m, .n = b, .a = r};
     flrq_parallel_for(cpu->threads, ceil_div(m, CPU_TILE_ROWS), solve_task, &job);
     return FLRQ_OK;
 }
@@ -153,9 +153,8 @@ static flrq_status cpu_solve_right(flrq_backend *be, float *d_y, const double *d
 static void gemm_task(void *arg, int64_t index, int thread) {
     const rows_job *job = arg;
     int64_t row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->m - row0);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)job->n, (int)job->inner, job->alpha,
-                job->a + row0 * job->inner, (int)job->inner, job->b, (int)job->n, job->beta, job->y + row0 * job->n,
-                (int)job->n);
+    job->cpu->kernels->gemm(0, 0, rows, job->n, job->inner, job->alpha, job->a + row0 * job->inner, job->inner, job->b,
+                            job->n, job->beta, job->y + row0 * job->n, job->n, job->cpu->work[thread]);
 }
 
 static flrq_status cpu_gemm(flrq_backend *be, float *d_c, const float *d_a, const float *d_b, int64_t m, int64_t k,
@@ -164,9 +163,8 @@ static flrq_status cpu_gemm(flrq_backend *be, float *d_c, const float *d_a, cons
     FLRQ_TRY(check_shape("gemm", m, b, sizeof(float)));
     FLRQ_TRY(check_shape("gemm", b, k, sizeof(float)));
     if (m == 0 || k == 0) return FLRQ_OK;
-    /* BLAS wants leading dimensions of at least 1 even where there is nothing to multiply. */
-    if (b == 0) alpha = 0;
-    rows_job job = {.y = d_c, .m = m, .n = k, .a = d_a, .b = d_b, .inner = b, .alpha = alpha, .beta = beta};
+    rows_job job = {
+        .cpu = cpu_of(be), .y = d_c, .m = m, .n = k, .a = d_a, .b = d_b, .inner = b, .alpha = alpha, .beta = beta};
     flrq_parallel_for(cpu_of(be)->threads, ceil_div(m, CPU_TILE_ROWS), gemm_task, &job);
     return FLRQ_OK;
 }
@@ -175,13 +173,13 @@ static void rank_one_task(void *arg, int64_t index, int thread) {
     const rows_job *job = arg;
     int64_t end = min64(job->m, (index + 1) * CPU_TILE_ROWS);
     for (int64_t i = index * CPU_TILE_ROWS; i < end; i++)
-        job->kernels->axpy(job->y + i * job->n, job->b, job->alpha * job->a[i], job->n);
+        job->cpu->kernels->axpy(job->y + i * job->n, job->b, job->alpha * job->a[i], job->n);
 }
 
 static flrq_status cpu_rank_one(flrq_backend *be, float *d_y, const float *d_u, const float *d_v, int64_t m, int64_t n,
                                 float alpha) {
     FLRQ_TRY(check_shape("rank_one", m, n, sizeof(float)));
-    rows_job job = {.y = d_y, .m = m, .n = n, .a = d_u, .b = d_v, .alpha = alpha, .kernels = cpu_of(be)->kernels};
+    rows_job job = {.cpu = cpu_of(be), .y = d_y, .m = m, .n = n, .a = d_u, .b = d_v, .alpha = alpha};
     flrq_parallel_for(cpu_of(be)->threads, ceil_div(m, CPU_TILE_ROWS), rank_one_task, &job);
     return FLRQ_OK;
 }
@@ -248,6 +246,7 @@ static flrq_status cpu_svd(flrq_backend *be, float *d_a, int64_t m, int64_t n, f
  * -------------------------------------------------------------------------------------------------- */
 
 typedef struct input_job {
+    cpu_state *cpu;
     const float *x; /* [tokens, n] */
     int64_t tokens, n;
     double *token_factor;         /* [tokens] 1 / mean |x_t|, or 0 */
@@ -301,8 +300,8 @@ static flrq_status cpu_input_stats(flrq_backend *be, double *d_abs_sum, double *
 static void sketch_task(void *arg, int64_t index, int thread) {
     const input_job *job = arg;
     int64_t col0 = index * PANEL_STATS, cols = min64(PANEL_STATS, job->n - col0);
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)cols, (int)job->k, (int)job->tokens, 1, job->x + col0,
-                (int)job->n, job->g, (int)job->k, 1, job->s + col0 * job->k, (int)job->k);
+    job->cpu->kernels->gemm(1, 0, cols, job->k, job->tokens, 1, job->x + col0, job->n, job->g, job->k, 1,
+                            job->s + col0 * job->k, job->k, job->cpu->work[thread]);
 }
 
 static flrq_status cpu_input_sketch(flrq_backend *be, float *d_s, const float *d_x, const float *d_g, int64_t tokens,
@@ -311,7 +310,7 @@ static flrq_status cpu_input_sketch(flrq_backend *be, float *d_s, const float *d
     FLRQ_TRY(check_shape("input_sketch", tokens, k, sizeof(float)));
     FLRQ_TRY(check_shape("input_sketch", n, k, sizeof(float)));
     if (tokens == 0 || k == 0) return FLRQ_OK;
-    input_job job = {.x = d_x, .tokens = tokens, .n = n, .g = d_g, .k = k, .s = d_s};
+    input_job job = {.cpu = cpu_of(be), .x = d_x, .tokens = tokens, .n = n, .g = d_g, .k = k, .s = d_s};
     flrq_parallel_for(cpu_of(be)->threads, ceil_div(n, PANEL_STATS), sketch_task, &job);
     return FLRQ_OK;
 }

@@ -7,7 +7,6 @@
 #include "backend/cpu_kernels.h"
 #include "core/dtype.h"
 
-#include <cblas.h>
 #include <limits.h>
 #include <string.h>
 
@@ -44,8 +43,8 @@ void cpu_tile_load(const cpu_kernels *kernels, float *out, int64_t ld_out, const
         if (a->codes) kernels->add_codes(row, a->codes, row0 + i, col0, cols, a->codes_sign);
     }
     if (a->rank > 0)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)cols, (int)a->rank, a->lr_sign,
-                    a->d_l + row0 * a->rank, (int)a->rank, a->d_r + col0, (int)a->cols, 1.0f, out, (int)ld_out);
+        kernels->gemm(0, 0, rows, cols, a->rank, a->lr_sign, a->d_l + row0 * a->rank, a->rank, a->d_r + col0, a->cols,
+                      1, out, ld_out, work);
     if (a->d_col_scale)
         for (int64_t i = 0; i < rows; i++) kernels->scale_by(out + i * ld_out, a->d_col_scale + col0, cols);
 }

@@ -23,6 +23,10 @@ typedef __m512 vf;
 typedef __m512i vi;
 static inline vf v_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void v_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+static inline vf v_load_n(const float *p, int n) { /* n <= V lanes, the others 0 */
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+static inline void v_store_n(float *p, vf a, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a); }
 static inline vf v_set(float a) { return _mm512_set1_ps(a); }
 static inline vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 static inline vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
@@ -59,6 +63,11 @@ typedef __m256 vf;
 typedef __m256i vi;
 static inline vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+static inline __m256i v_first(int n) { /* all bits set in the first n lanes */
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline vf v_load_n(const float *p, int n) { return _mm256_maskload_ps(p, v_first(n)); }
+static inline void v_store_n(float *p, vf a, int n) { _mm256_maskstore_ps(p, v_first(n), a); }
 static inline vf v_set(float a) { return _mm256_set1_ps(a); }
 static inline vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 static inline vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
@@ -117,6 +126,8 @@ typedef struct vi { int32_t i[V]; } vi;
     return r
 static inline vf v_load(const float *p) { V_EACH(p[k]); }
 static inline void v_store(float *p, vf a) { memcpy(p, a.f, sizeof a.f); }
+static inline vf v_load_n(const float *p, int n) { V_EACH(k < n ? p[k] : 0); }
+static inline void v_store_n(float *p, vf a, int n) { memcpy(p, a.f, (size_t)n * sizeof *p); }
 static inline vf v_set(float a) { V_EACH(a); }
 static inline vf v_add(vf a, vf b) { V_EACH(a.f[k] + b.f[k]); }
 static inline vf v_sub(vf a, vf b) { V_EACH(a.f[k] - b.f[k]); }
