@@ -2,14 +2,35 @@
  * share.
  *
  * Both faces, and every instruction set of the fast one, choose the same bytes: codes, scales and zero points. That is
- * why the float expressions below, the order of candidates and the order of every sum are part of the definition:
+ * why the float expressions below, the order of candidates and the order of every sum are part of the definition.
  *
- *  - q = clamp(round_to_nearest_even(w * inv)), inv = 1/scale in fp32, the product unrounded (one fma onto
- * QUANT_MAGIC);
- *  - sums over a group go by blocks of QUANT_BLOCK columns; inside a block column j belongs to partial sum j mod
- *    QUANT_LANES, every term enters by one fma in fp32, the four partial sums fold as (p0 + p2) + (p1 + p3), and blocks
- * add up in double from the first to the last;
- *  - candidates are compared in the order of their numbers with a strict <, so the first (the larger ratio) wins a tie.
+ * Integers. q = clamp(nearest even of w * inv), inv = 1/scale in fp32, the product not rounded: one fma onto
+ * QUANT_MAGIC.
+ *
+ * Sums over a group go by blocks of QUANT_BLOCK columns. Inside a block every term enters one of P partial sums, the
+ * one of its column mod P, by one fma in fp32; the partial sums fold in halves (i + (i + P/2), then P/4, ... 1); blocks
+ * add up in double, first to last. P is QUANT_ERROR_LANES for the error of a scale and QUANT_FIT_LANES for the two sums
+ * of a fit.
+ *
+ * Grid search. The error sum h (w - q scale)^2 of every ratio; the first (largest) ratio wins a tie.
+ *
+ * Fast search at 2, 3 and 4 bits. The integers that a trial scale gives have a best scale of their own, B / C with
+ * B = sum h w q and C = sum h q^2, at which the error is sum h w^2 - B^2 / C: one pass over the group fits the scale
+ * and tells the error, so few trials do. Round one: `first` trials, evenly spaced between a ratio above 1 (with weights
+ * h the best range is often wider than the weights) and one that follows the weighted rms of the group (a range far
+ * below it is never good). Round two: `second` trials around the best fit, `spread` of a step of round one apart. The
+ * best fit of round two, rounded, then stands against ratio 1, both by their true errors, so the result is never worse
+ * than round to nearest.
+ *
+ * Fast search at 8 bits. Clipping gains nothing, the error is a rough function of the scale, and C is too large for the
+ * subtraction above: `first` ratios around 1 by their true errors. FLRQ_CLIP_ZERO does the same at every width: there
+ * the error jumps at every weight.
+ *
+ * Numbers of trials come from measurements over Gaussian, Laplace, Student t4, uniform and 1 %-outlier weights with h =
+ * 1 and with log-normal h that has 2 % of channels x100, groups of 32 to 4096, symmetric and asymmetric, against grids
+ * of 100 ratios down to 0.2, 0.3, 0.4, 0.8 (2, 3, 4, 8 bits); bench_clip repeats it. The worst excess of a distribution
+ * over the grid is below 0.1 %; with weights h the fast search is 1 to 20 % better than the grid, which stops at
+ * ratio 1.
  *
  * Refuses: non-finite weights (the caller has checked) and negative h.
  */
@@ -24,10 +45,9 @@
 #define QUANT_MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer */
 
 enum {
-    QUANT_LANES = 4,    /* partial sums of a block */
-    QUANT_BLOCK = 256,  /* columns that are summed in fp32 */
-    QUANT_BATCH = 16,   /* candidates that the fast face evaluates side by side */
-    QUANT_FINALISTS = 4 /* scales of the last round of the fast search */
+    QUANT_BLOCK = 256,      /* columns that are summed in fp32 */
+    QUANT_ERROR_LANES = 16, /* partial sums of an error */
+    QUANT_FIT_LANES = 4     /* partial sums of a fit */
 };
 
 /** Checks everything clip_quantize() assumes of its arguments. FLRQ_ERR_SHAPE or FLRQ_ERR_USAGE with the numbers. */
@@ -36,55 +56,80 @@ flrq_status quant_check(const flrq_codes *out, const flrq_operand *a, const flrq
 /** Checks the arguments of pack() and unpack(). */
 flrq_status quant_check_pack(int64_t rows, int64_t cols, int bits);
 
-/** The range of one group. A group of zeros has scale 0. */
+/** The range of one group. In a group of zeros lo == hi. */
 typedef struct quant_range {
     float lo, hi; /* of the weights: asymmetric min(0, .), max(0, .); symmetric -amax, amax */
     float scale;  /* at ratio 1, not yet rounded */
     float down,
         up; /* symmetric: the integers allowed; asymmetric: 0 and 2^bits - 1, before the zero point is subtracted */
+    float middle; /* symmetric: the zero point 2^(bits-1), which is not stored; asymmetric 0 */
     bool symmetric;
 } quant_range;
 
 /** One scale to try. */
 typedef struct quant_candidate {
     float scale, inv;
-    float zero;     /* zero point; symmetric: 2^(bits-1) */
+    float zero;     /* zero point */
     float down, up; /* integers allowed for q = code - zero */
     float lo, hi;   /* weights outside are cut in FLRQ_CLIP_ZERO */
 } quant_candidate;
 
+/** Trials of the fast search. `first` and `second` are 4, 8 or 16; second 0 = by true errors, one round. */
+typedef struct quant_plan {
+    int first, second;
+    float high, low; /* ratios of round one; low in units of the weighted rms when second > 0 */
+    float spread;
+} quant_plan;
+
+/** The plan for groups of `group` columns, a shorter one at the end of a row included. */
+static inline quant_plan quant_plan_of(int bits, int64_t group, bool cut) {
+    bool small = group <= QUANT_BLOCK;
+    if (cut) return (quant_plan){32, 0, 1.2f, 0.5f, 0};
+    switch (bits) {
+    case 2:
+        return small ? (quant_plan){8, 4, 1.1f, 1.0f, 0.264f} : (quant_plan){16, 8, 1.2f, 1.2f, 0.16f};
+    case 3:
+        return small ? (quant_plan){8, 4, 1.2f, 1.2f, 0.264f} : (quant_plan){16, 8, 1.2f, 1.2f, 0.16f};
+    case 4:
+        return small ? (quant_plan){8, 8, 1.2f, 1.4f, 0.16f} : (quant_plan){16, 8, 1.2f, 1.4f, 0.16f};
+    default:
+        return small ? (quant_plan){15, 0, 1.15f, 0.97f, 0} : (quant_plan){63, 0, 1.06f, 0.78f, 0};
+    }
+}
+
 static inline quant_range quant_range_of(const flrq_scheme *scheme, float lo, float hi) {
     quant_range r = {.symmetric = scheme->symmetric != 0};
-    float half = (float)(1 << (scheme->bits - 1)), levels;
+    float half = (float)(1 << (scheme->bits - 1));
     if (r.symmetric) {
         bool full = scheme->grid == FLRQ_GRID_FULL;
         r.hi = -lo > hi ? -lo : hi;
         r.lo = -r.hi;
         r.down = full ? -half : 1.0f - half;
         r.up = half - 1.0f;
-        levels = full ? half - 0.5f : half - 1.0f;
-        r.scale = r.hi / levels;
+        r.middle = half;
+        r.scale = r.hi / (full ? half - 0.5f : half - 1.0f);
     } else {
         r.lo = lo < 0 ? lo : 0.0f;
         r.hi = hi > 0 ? hi : 0.0f;
         r.down = 0;
         r.up = 2.0f * half - 1.0f;
+        r.middle = 0;
         r.scale = (r.hi - r.lo) / r.up;
     }
     return r;
 }
 
-/** The zero point that a symmetric scheme does not store. */
-static inline float quant_middle(const flrq_scheme *scheme) {
-    return (float)(1 << (scheme->bits - 1));
+/** True when negative scales are to be tried as well. */
+static inline bool quant_signed(const flrq_scheme *scheme, const flrq_clip *clip) {
+    return scheme->symmetric && scheme->grid == FLRQ_GRID_FULL && clip->signed_scale;
 }
 
-/** A positive scale as it is stored: never zero, 8 significant bits. */
-static inline float quant_round(float scale) {
-    return flrq_round_scale(scale > 0x1p-24f ? scale : 0x1p-24f);
+/** A positive scale no smaller than the smallest that can be stored. */
+static inline float quant_floor(float scale) {
+    return scale > 0x1p-24f ? scale : 0x1p-24f;
 }
 
-/** Nearest-even integer of x * inv, any magnitude; the whole of rounding in this file's definition. */
+/** Nearest-even integer of x * inv within [down, up], any magnitude. */
 static inline float quant_nearest(float x, float inv, float down, float up) {
     float t = fmaf(x, inv, QUANT_MAGIC);
     t = t > QUANT_MAGIC + down ? t : QUANT_MAGIC + down;
@@ -93,41 +138,73 @@ static inline float quant_nearest(float x, float inv, float down, float up) {
 }
 
 /** The candidate with a given clip ratio; sign -1 for the negative scale of a symmetric full grid. */
-static inline quant_candidate quant_at_ratio(const quant_range *r, const flrq_scheme *scheme, float ratio, float sign) {
-    quant_candidate c;
-    c.scale = sign * quant_round(ratio * r->scale);
+static inline quant_candidate quant_at_ratio(const quant_range *r, float ratio, float sign) {
+    quant_candidate c = {.lo = ratio * r->lo, .hi = ratio * r->hi};
+    c.scale = sign * flrq_round_scale(quant_floor(ratio * r->scale));
     c.inv = 1.0f / c.scale;
-    c.lo = ratio * r->lo;
-    c.hi = ratio * r->hi;
-    if (r->symmetric) {
-        c.zero = quant_middle(scheme);
-        c.down = r->down;
-        c.up = r->up;
-    } else {
-        c.zero = quant_nearest(-c.lo, c.inv, r->down, r->up);
-        c.down = r->down - c.zero;
-        c.up = r->up - c.zero;
-    }
+    c.zero = r->symmetric ? r->middle : quant_nearest(-c.lo, c.inv, r->down, r->up);
+    c.down = r->symmetric ? r->down : r->down - c.zero;
+    c.up = r->symmetric ? r->up : r->up - c.zero;
     return c;
 }
 
-/** The same candidate with another magnitude of the scale: zero point, sign and cut stay. */
-static inline quant_candidate quant_with_scale(const quant_candidate *from, double scale) {
-    quant_candidate c = *from;
-    c.scale = copysignf(quant_round((float)scale), from->scale);
+/** Zero point of all trials of the fast search in an asymmetric group; symmetric: the middle. */
+static inline float quant_fit_zero(const quant_range *r) {
+    return r->symmetric ? r->middle : quant_nearest(-r->lo, 1.0f / quant_floor(r->scale), r->down, r->up);
+}
+
+/** The candidate with the scale of a fit (of either sign), rounded. */
+static inline quant_candidate quant_at_fit(const quant_range *r, float scale, float zero) {
+    quant_candidate c = {.lo = r->lo, .hi = r->hi, .zero = zero};
+    c.scale = copysignf(flrq_round_scale(quant_floor(fabsf(scale))), scale);
     c.inv = 1.0f / c.scale;
+    c.down = r->symmetric ? r->down : -zero;
+    c.up = r->symmetric ? r->up : r->up - zero;
     return c;
 }
 
 /** Ratio i of the grid of flrq_clip. */
-static inline float quant_grid_ratio(const flrq_clip *clip, int32_t i) {
+static inline float quant_grid_ratio(const flrq_clip *clip, int i) {
     return clip->steps > 1 ? 1.0f - (float)i * ((1.0f - clip->min_ratio) / (float)(clip->steps - 1)) : 1.0f;
 }
 
-/** Ratio i < QUANT_BATCH of the first round of the fast search; ratio 0 is 1. */
-static inline float quant_fast_ratio(int bits, int i) {
-    float lowest = bits == 2 ? 0.3f : bits == 3 ? 0.35f : bits == 4 ? 0.4f : 0.9f;
-    return 1.0f - (float)i * ((1.0f - lowest) / (float)(QUANT_BATCH - 1));
+/** Step between the ratios of round one. norm = sum h w^2 and mass = sum h of the group. */
+static inline float quant_first_step(const quant_plan *plan, const quant_range *r, double norm, double mass) {
+    float low = plan->low;
+    if (plan->second > 0) {
+        low = plan->low * sqrtf((float)(norm / mass)) / (0.5f * (r->hi - r->lo));
+        low = low > 0.02f ? low : 0.02f; /* also when norm / mass is 0/0 */
+        low = low < plan->high * 0.75f ? low : plan->high * 0.75f;
+    }
+    return (plan->high - low) / (float)(plan->first - 1);
+}
+
+/** Ratio i of round one. */
+static inline float quant_first_ratio(const quant_plan *plan, float step, int i) {
+    return fmaf(-(float)i, step, plan->high);
+}
+
+/** 1 / scale of trial i of round one of a fit. */
+static inline float quant_first_inv(const quant_plan *plan, const quant_range *r, float step, int i) {
+    return 1.0f / quant_floor(quant_first_ratio(plan, step, i) * r->scale);
+}
+
+/** Relative step between the trials of round two around trial `best` of round one; the outermost trial stays within 60
+ * %. */
+static inline float quant_second_step(const quant_plan *plan, float step, int best) {
+    float relative = plan->spread * step / quant_first_ratio(plan, step, best), most = 1.2f / (float)(plan->second - 1);
+    return relative < most ? relative : most;
+}
+
+/** 1 / scale of trial i of round two, around the fit with 1 / scale = inv. */
+static inline float quant_second_inv(const quant_plan *plan, float inv, float step, int i) {
+    return inv * fmaf((float)i - 0.5f * (float)(plan->second - 1), step, 1.0f);
+}
+
+/** What a fit lowers the error by: B^2 / C, 0 when there is nothing to fit. */
+static inline float quant_gain(float b, float c) {
+    float gain = b * b / c;
+    return gain > 0 ? gain : 0;
 }
 
 #endif

@@ -17,87 +17,143 @@ typedef struct group {
     bool cut; /* FLRQ_CLIP_ZERO */
 } group;
 
+static float h_of(const group *g, int64_t j) {
+    return g->h ? g->h[j] : 1;
+}
+
 static float integer_of(const group *g, const quant_candidate *c, int64_t j) {
-    if (g->cut && (g->w[j] < c->lo || g->w[j] > c->hi)) return 0;
+    if (g->cut && !(g->w[j] >= c->lo && g->w[j] <= c->hi)) return 0;
     return quant_nearest(g->w[j], c->inv, c->down, c->up);
+}
+
+/* The sum over one block: terms a[j] * b[j] into `lanes` partial sums, which fold in halves. */
+static double block_sum(const float *a, const float *b, int64_t n, int lanes) {
+    float part[QUANT_ERROR_LANES] = {0};
+    for (int64_t j = 0; j < n; j++) part[j % lanes] = fmaf(a[j], b[j], part[j % lanes]);
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
+
+/* sum of h w^2, and *mass = sum of h */
+static double norm_of(const group *g, double *mass) {
+    double norm = 0;
+    *mass = 0;
+    for (int64_t j0 = 0; j0 < g->n; j0 += QUANT_BLOCK) {
+        float hw[QUANT_BLOCK], h[QUANT_BLOCK], one[QUANT_BLOCK];
+        int64_t n = g->n - j0 < QUANT_BLOCK ? g->n - j0 : QUANT_BLOCK;
+        for (int64_t j = 0; j < n; j++) {
+            h[j] = h_of(g, j0 + j);
+            hw[j] = h[j] * g->w[j0 + j];
+            one[j] = 1;
+        }
+        norm += block_sum(hw, g->w + j0, n, QUANT_ERROR_LANES);
+        *mass += block_sum(h, one, n, QUANT_ERROR_LANES);
+    }
+    return norm;
 }
 
 /* sum of h (w - q scale)^2 */
 static double error_of(const group *g, const quant_candidate *c) {
     double total = 0;
     for (int64_t j0 = 0; j0 < g->n; j0 += QUANT_BLOCK) {
-        float part[QUANT_LANES] = {0};
-        for (int64_t j = j0; j < g->n && j < j0 + QUANT_BLOCK; j++) {
-            float e = fmaf(-integer_of(g, c, j), c->scale, g->w[j]);
-            part[j % QUANT_LANES] = fmaf(g->h ? g->h[j] * e : e, e, part[j % QUANT_LANES]);
+        float he[QUANT_BLOCK], e[QUANT_BLOCK];
+        int64_t n = g->n - j0 < QUANT_BLOCK ? g->n - j0 : QUANT_BLOCK;
+        for (int64_t j = 0; j < n; j++) {
+            e[j] = fmaf(-integer_of(g, c, j0 + j), c->scale, g->w[j0 + j]);
+            he[j] = h_of(g, j0 + j) * e[j];
         }
-        total += (part[0] + part[2]) + (part[1] + part[3]);
+        total += block_sum(he, e, n, QUANT_ERROR_LANES);
     }
     return total;
 }
 
-/* The least-squares scale for the integers of a candidate is B / C with B = sum h w q, C = sum h q^2, and it lowers the
- * error from sum h w^2 by B^2 / C. */
-static double gain_of(const group *g, const quant_candidate *c, double *scale) {
-    double b = 0, q2 = 0;
+/* B = sum of h w q and C = sum of h q^2 for the integers that a candidate gives */
+static void fit_of(const group *g, const quant_candidate *c, float *b, float *square) {
+    double sum_b = 0, sum_c = 0;
     for (int64_t j0 = 0; j0 < g->n; j0 += QUANT_BLOCK) {
-        float part_b[QUANT_LANES] = {0}, part_c[QUANT_LANES] = {0};
-        for (int64_t j = j0; j < g->n && j < j0 + QUANT_BLOCK; j++) {
-            float q = integer_of(g, c, j), *pb = &part_b[j % QUANT_LANES], *pc = &part_c[j % QUANT_LANES];
-            *pb = fmaf(g->h ? g->h[j] * g->w[j] : g->w[j], q, *pb);
-            *pc = fmaf(g->h ? g->h[j] * q : q, q, *pc);
+        float hq[QUANT_BLOCK], q[QUANT_BLOCK];
+        int64_t n = g->n - j0 < QUANT_BLOCK ? g->n - j0 : QUANT_BLOCK;
+        for (int64_t j = 0; j < n; j++) {
+            q[j] = integer_of(g, c, j0 + j);
+            hq[j] = h_of(g, j0 + j) * q[j];
         }
-        b += (part_b[0] + part_b[2]) + (part_b[1] + part_b[3]);
-        q2 += (part_c[0] + part_c[2]) + (part_c[1] + part_c[3]);
+        sum_b += block_sum(hq, g->w + j0, n, QUANT_FIT_LANES);
+        sum_c += block_sum(hq, q, n, QUANT_FIT_LANES);
     }
-    *scale = fabs(b / q2);
-    return b * b / q2;
+    *b = (float)sum_b;
+    *square = (float)sum_c;
 }
 
-static int signs_of(const flrq_scheme *scheme, const flrq_clip *clip) {
-    return scheme->symmetric && scheme->grid == FLRQ_GRID_FULL && clip->signed_scale ? 2 : 1;
+/* ---- search -------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct winner {
+    quant_candidate c;
+    double error;
+} winner;
+
+static void challenge(winner *best, const group *g, quant_candidate c) {
+    double error = error_of(g, &c);
+    if (error < best->error) *best = (winner){c, error};
 }
 
-static quant_candidate search_grid(const group *g, const quant_range *r, const flrq_scheme *scheme,
-                                   const flrq_clip *clip) {
-    quant_candidate best = quant_at_ratio(r, scheme, 1, 1);
-    double lowest = error_of(g, &best);
-    int signs = signs_of(scheme, clip);
-    for (int32_t i = 0; i < clip->steps; i++)
-        for (int sign = 0; sign < signs; sign++) {
-            quant_candidate c = quant_at_ratio(r, scheme, quant_grid_ratio(clip, i), sign ? -1.0f : 1.0f);
-            double error = error_of(g, &c);
-            if (error < lowest) {
-                lowest = error;
-                best = c;
-            }
+/* The best of `count` trials with 1 / scale = inv[i]: its number, or -1 when nothing can be fitted. */
+static int best_fit(const group *g, quant_candidate c, const float *inv, int count, float *gain, float *b,
+                    float *square) {
+    int best = -1;
+    *gain = 0;
+    for (int i = 0; i < count; i++) {
+        float trial_b, trial_c;
+        c.inv = inv[i];
+        fit_of(g, &c, &trial_b, &trial_c);
+        if (quant_gain(trial_b, trial_c) > *gain) {
+            *gain = quant_gain(trial_b, trial_c);
+            *b = trial_b;
+            *square = trial_c;
+            best = i;
         }
+    }
     return best;
 }
 
-static quant_candidate search_fast(const group *g, const quant_range *r, const flrq_scheme *scheme,
-                                   const flrq_clip *clip) {
-    quant_candidate first[2 * QUANT_BATCH];
-    double gain[2 * QUANT_BATCH], scale[2 * QUANT_BATCH];
-    int count = 0;
-    for (int sign = 0; sign < signs_of(scheme, clip); sign++)
-        for (int i = 0; i < QUANT_BATCH; i++, count++) {
-            first[count] = quant_at_ratio(r, scheme, quant_fast_ratio(scheme->bits, i), sign ? -1.0f : 1.0f);
-            gain[count] = gain_of(g, &first[count], &scale[count]);
-        }
-    quant_candidate best = first[0];
-    double lowest = error_of(g, &best);
-    for (int finalist = 1; finalist < QUANT_FINALISTS; finalist++) {
-        int top = -1;
-        for (int i = 0; i < count; i++)
-            if (gain[i] > (top < 0 ? 0 : gain[top])) top = i;
-        if (top < 0) break;
-        gain[top] = 0;
-        quant_candidate c = quant_with_scale(&first[top], scale[top]);
-        double error = error_of(g, &c);
-        if (error < lowest) {
-            lowest = error;
-            best = c;
+static void search_by_fits(winner *best, const group *g, const quant_range *r, const quant_plan *plan, bool negative) {
+    double mass, norm = norm_of(g, &mass);
+    float step = quant_first_step(plan, r, norm, mass), inv[16], gain = 0, b, square;
+    quant_candidate c = quant_at_fit(r, 1, quant_fit_zero(r));
+    int first = -1;
+    for (int sign = 1; sign >= (negative ? -1 : 1); sign -= 2) {
+        float sign_gain, sign_b, sign_square;
+        for (int i = 0; i < plan->first; i++) inv[i] = (float)sign * quant_first_inv(plan, r, step, i);
+        int i = best_fit(g, c, inv, plan->first, &sign_gain, &sign_b, &sign_square);
+        if (!(sign_gain > gain)) continue;
+        gain = sign_gain;
+        b = sign_b;
+        square = sign_square;
+        first = i;
+    }
+    if (first < 0) return;
+    float second = quant_second_step(plan, step, first), centre = square / b;
+    for (int i = 0; i < plan->second; i++) inv[i] = quant_second_inv(plan, centre, second, i);
+    if (best_fit(g, c, inv, plan->second, &gain, &b, &square) >= 0)
+        challenge(best, g, quant_at_fit(r, b / square, c.zero));
+}
+
+static winner search(const group *g, const quant_range *r, const flrq_scheme *scheme, const flrq_clip *clip,
+                     int64_t columns) {
+    quant_plan plan = quant_plan_of(scheme->bits, columns, g->cut);
+    bool negative = quant_signed(scheme, clip);
+    winner best = {.c = quant_at_ratio(r, 1, 1)};
+    best.error = error_of(g, &best.c);
+    if (clip->search == FLRQ_CLIP_FAST && plan.second > 0) {
+        search_by_fits(&best, g, r, &plan, negative);
+    } else if (clip->search != FLRQ_CLIP_NONE) {
+        bool grid = clip->search == FLRQ_CLIP_GRID;
+        float step = grid ? 0 : quant_first_step(&plan, r, 0, 0);
+        for (int i = 0; i < (grid ? clip->steps : plan.first); i++) {
+            float ratio = grid ? quant_grid_ratio(clip, i) : quant_first_ratio(&plan, step, i);
+            challenge(&best, g, quant_at_ratio(r, ratio, 1));
+            if (negative) challenge(&best, g, quant_at_ratio(r, ratio, -1));
         }
     }
     return best;
@@ -114,28 +170,28 @@ static void quantize_group(flrq_codes *out, int64_t i, int64_t index, const grou
     uint8_t *code = out->code + i * out->cols + j0;
     stats->groups++;
     if (r.lo == r.hi) {
-        float zero = scheme->symmetric ? quant_middle(scheme) : 0;
-        memset(code, (int)zero, (size_t)g->n);
+        memset(code, (int)r.middle, (size_t)g->n);
         out->scale[index] = 1;
-        if (out->zero) out->zero[index] = (uint8_t)zero;
+        if (out->zero) out->zero[index] = 0;
         stats->zero_groups++;
         stats->ratio_sum += 1;
         return;
     }
-    quant_candidate c = clip->search == FLRQ_CLIP_NONE   ? quant_at_ratio(&r, scheme, 1, 1)
-                        : clip->search == FLRQ_CLIP_GRID ? search_grid(g, &r, scheme, clip)
-                                                         : search_fast(g, &r, scheme, clip);
-    out->scale[index] = c.scale;
-    if (out->zero) out->zero[index] = (uint8_t)c.zero;
+    winner best = search(g, &r, scheme, clip, out->group);
+    const quant_candidate *c = &best.c;
+    double mass;
+    out->scale[index] = c->scale;
+    if (out->zero) out->zero[index] = (uint8_t)c->zero;
     for (int64_t j = 0; j < g->n; j++) {
-        float q = integer_of(g, &c, j), free = rintf((float)((double)g->w[j] * (double)c.inv));
-        double h = g->h ? g->h[j] : 1, e = (double)g->w[j] - (double)c.scale * q;
-        code[j] = (uint8_t)(q + c.zero);
-        stats->weighted_error += h * e * e;
-        stats->weighted_norm += h * (double)g->w[j] * (double)g->w[j];
-        if (g->cut ? g->w[j] < c.lo || g->w[j] > c.hi : free < c.down || free > c.up) stats->clipped++;
+        float q = integer_of(g, c, j);
+        code[j] = (uint8_t)(q + c->zero);
+        bool within =
+            g->cut ? g->w[j] >= c->lo && g->w[j] <= c->hi : q == quant_nearest(g->w[j], c->inv, -0x1p21f, 0x1p21f);
+        stats->clipped += !within;
     }
-    stats->ratio_sum += fabs((double)c.scale) / (double)r.scale;
+    stats->weighted_error += best.error;
+    stats->weighted_norm += norm_of(g, &mass);
+    stats->ratio_sum += fabs((double)c->scale) / (double)r.scale;
 }
 
 static flrq_status clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_operand *a, const float *h,
