@@ -159,7 +159,8 @@ static flrq_status run_matrix(bench *b, const int64_t *ranks, int n_ranks, const
     }
     for (int i = 0; i < n_ranks; i++) {
         int64_t rank = ranks[i] < full ? ranks[i] : full;
-        timing t[2] = {{0}, {0}};
+        timing t[2];
+        memset(t, 0, sizeof t);
         double optimum2 = b->norm2;
         for (int64_t k = 0; k < rank; k++) optimum2 -= sigma[k] * sigma[k];
         double optimum = wanted[FLRQ_SKETCH_SVD] ? sqrt(fmax(optimum2, 0)) : 0;
