@@ -8,10 +8,17 @@
 
 enum { SHOWN = 40 }; /* tensors listed; --json has all */
 
-/* Tensors that are in one folder only or cannot be compared come first, then the largest relative difference. */
+/* A difference that was measured; NaN for a tensor that is in one folder only or cannot be compared (negative). */
+static double difference(const json_t *tensor, const char *key) {
+    const char *status = cli_string(tensor, "status");
+    double value = cli_real(tensor, key);
+    return status && strcmp(status, "different") == 0 && value >= 0 ? value : NAN;
+}
+
+/* What could not be measured comes first, then the largest relative difference. */
 static int by_difference(const void *a, const void *b) {
     const json_t *left = *(const json_t *const *)a, *right = *(const json_t *const *)b;
-    double x = cli_real(left, "relative"), y = cli_real(right, "relative");
+    double x = difference(left, "relative"), y = difference(right, "relative");
     if (isnan(x) != isnan(y)) return isnan(x) ? -1 : 1;
     if (!isnan(x) && x != y) return x > y ? -1 : 1;
     const char *p = cli_string(left, "name"), *q = cli_string(right, "name");
@@ -33,8 +40,9 @@ static void show_tensors(const json_t *result, FILE *out) {
     for (i = 0; i < count && i < SHOWN; i++) {
         cli_cell_text(table, list[i], "name");
         cli_cell_text(table, list[i], "status");
-        cli_cell_significant(table, list[i], "max_abs");
-        cli_cell_significant(table, list[i], "relative");
+        double max_abs = difference(list[i], "max_abs"), relative = difference(list[i], "relative");
+        cli_cell(table, "%s", isnan(max_abs) ? "" : cli_significant(max_abs).text);
+        cli_cell(table, "%s", isnan(relative) ? "" : cli_significant(relative).text);
     }
     int shown = cli_table_print(table, NULL, out);
     if (count > SHOWN) fprintf(out, "and %zu more; --json lists all\n", count - SHOWN);

@@ -117,21 +117,23 @@ static void fact_memory(cli_table *facts, const json_t *result) {
         cli_fact(facts, "memory", "%s at the peak, %s planned", cli_bytes(peak).text, cli_bytes(planned).text);
 }
 
+/* One fact per entry of a list, each a text or a name with a reason; the label stands at the first. */
+static void fact_list(cli_table *facts, const char *label, const json_t *list) {
+    size_t i;
+    json_t *entry;
+    json_array_foreach(list, i, entry) {
+        const char *name = json_is_string(entry) ? json_string_value(entry) : cli_string(entry, "name");
+        const char *reason = cli_string(entry, "reason");
+        cli_fact(facts, i ? "" : label, "%s%s%s", name ? name : "?", reason ? ": " : "", reason ? reason : "");
+    }
+}
+
 /* Every source tensor that is not among the quantized ones is accounted for. */
 static void fact_others(cli_table *facts, const json_t *result) {
     double copied = cli_real(result, "copied_count");
     if (!isnan(copied)) cli_fact(facts, "copied", "%s", cli_plural(copied, "tensor").text);
-    size_t i;
-    json_t *entry;
-    json_array_foreach(json_object_get(result, "tied"), i, entry) {
-        char *text = json_is_string(entry) ? cli_copy(json_string_value(entry)) : cli_members(entry);
-        cli_fact(facts, i ? "" : "tied", "%s", text);
-        free(text);
-    }
-    json_array_foreach(json_object_get(result, "dropped"), i, entry) {
-        const char *name = cli_string(entry, "name"), *reason = cli_string(entry, "reason");
-        cli_fact(facts, i ? "" : "dropped", "%s%s%s", name ? name : "?", reason ? ": " : "", reason ? reason : "");
-    }
+    fact_list(facts, "tied", json_object_get(result, "tied"));
+    fact_list(facts, "dropped", json_object_get(result, "dropped"));
 }
 
 void cli_quantize_show(const json_t *result, FILE *out) {

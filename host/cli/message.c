@@ -84,10 +84,11 @@ int cli_fail(const cli_request *request, flrq_status status, const char *format,
     if (request->json) {
         cli_json_line(stderr, json_pack("{s:s, s:s, s:o}", "event", "error", "status", flrq_status_name(status),
                                         "message", cli_json_text(text)));
+    } else if (status == FLRQ_STOPPED) {
+        fprintf(stderr, "flrq: %s\n", cli_clean(text)); /* a stop on request is no error */
     } else {
         int colored = cli_colored(request, stderr);
-        const char *label = status == FLRQ_STOPPED ? "stopped" : "error";
-        fprintf(stderr, "flrq: %s%s:%s %s\n", colored ? "\033[1;31m" : "", label, colored ? "\033[0m" : "",
+        fprintf(stderr, "flrq: %serror:%s %s\n", colored ? "\033[1;31m" : "", colored ? "\033[0m" : "",
                 cli_clean(text));
     }
     free(text);

@@ -297,7 +297,8 @@ static const char quantize_result[] =
     "\"worst\":[{\"name\":\"model.layers.1.self_attn.q_proj\",\"rows\":4096,\"cols\":11008,\"rank\":64,\"error\":0.07,"
     "\"error_nearest\":0.21}],\"resumed_blocks\":1,\"peak_rss_bytes\":3214567890,\"planned_bytes\":3000000000,"
     "\"output_bytes\":3912345678,\"dropped\":[{\"name\":\"model.rotary.inv_freq\",\"reason\":\"recomputed\"}],"
-    "\"tied\":[\"lm_head.weight = model.embed_tokens.weight\"],\"copied_count\":66,"
+    "\"tied\":[{\"name\":\"lm_head.weight\",\"reason\":\"tied to "
+    "model.embed_tokens.weight\"},\"other\"],\"copied_count\":66,"
     "\"notices\":[\"tensor x: fell back to SVD\",\"context shortened to 512\"],\"report\":\"OUT/report.json\"}";
 
 static const char plan_result[] =
@@ -333,7 +334,9 @@ static const char compare_result[] =
     "{\"name\":\"same\",\"status\":\"equal\",\"max_abs\":0,\"relative\":0},"
     "{\"name\":\"near\",\"status\":\"different\",\"max_abs\":0.001,\"relative\":1e-06},"
     "{\"name\":\"far\",\"status\":\"different\",\"max_abs\":2.5,\"relative\":0.5},"
-    "{\"name\":\"alone\",\"status\":\"only in A\"}]}";
+    "{\"name\":\"alone\",\"status\":\"only_a\",\"max_abs\":0,\"relative\":0},"
+    "{\"name\":\"odd\",\"status\":\"shape\",\"max_abs\":-1,\"relative\":-1},"
+    "{\"name\":\"bytes\",\"status\":\"different\",\"max_abs\":-1,\"relative\":-1}]}";
 
 static const char devices_result[] =
     "{\"devices\":[{\"name\":\"cpu\",\"available\":true,\"detail\":\"avx512, OpenBLAS\",\"reason\":null,"

@@ -22,7 +22,7 @@ bad() {
 
 # golden NAME ARGUMENT...: one case.
 golden() {
-    name=$1
+    case_name=$1
     shift
     ran=$((ran + 1))
     "$fake" "$@" >"$work/out" 2>"$work/err" </dev/null
@@ -37,18 +37,18 @@ golden() {
         printf -- '--- exit %s\n' "$code"
     } >"$work/got"
     if [ "$update" = --update ]; then
-        cp "$work/got" "$here/golden/$name"
+        cp "$work/got" "$here/golden/$case_name"
     else
-        diff -u "$here/golden/$name" "$work/got" || bad "golden $name"
+        diff -u "$here/golden/$case_name" "$work/got" || bad "golden $case_name"
     fi
 }
 
 # expect NAME CONDITION...: a check that is no text comparison.
 expect() {
-    name=$1
+    what=$1
     shift
     ran=$((ran + 1))
-    "$@" || bad "$name: $*"
+    "$@" || bad "$what: $*"
 }
 
 # ---- help -------------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ for signal in INT TERM; do
     "$pty" -k $signal forward "$fake" quantize endless -o OUT >"$work/tty"
     expect "stop-$signal" test $? -eq 75
     expect "stop-$signal-note" grep -q 'note: stopping after the present unit; again to abort' "$work/tty"
-    expect "stop-$signal-resume" grep -q 'stopped:.* stopped after block 4 of 32; run the same command again to resume' \
+    expect "stop-$signal-resume" grep -q 'flrq: stopped after block 4 of 32; run the same command again to resume' \
         "$work/tty"
 done
 "$pty" -k INT forward "$fake" eval endless --json >"$work/tty"
