@@ -113,8 +113,10 @@ def check_files(a):
             elif (left.shape[0], right.shape[1]) != wq[m].shape:
                 fail(f"the adapter of {m} is {left.shape} x {right.shape}, the matrix {wq[m].shape}")
         check("adapter scaling, largest distance from 1", max(abs(s - 1) for *_, s in adapter.values()), 0)
-        if set(ac["target_modules"]) != set(adapter):
-            fail(f"target_modules differs from the modules with tensors: {sorted(set(ac['target_modules']) ^ set(adapter))[:3]}")
+        targets = ac["target_modules"]                       # full names or last components
+        named = {m for m in wq if any(m == t or m.endswith("." + t) for t in targets)} if isinstance(targets, list) else set()
+        if named != set(adapter):
+            fail(f"target_modules covers other modules than those with tensors: {sorted(named ^ set(adapter))[:3]}")
         if ac["r"] != ac["lora_alpha"]:
             fail(f"r {ac['r']} and lora_alpha {ac['lora_alpha']} differ: engines that ignore the patterns would scale by the quotient")
         bits += 16 * sum(left.size + right.size for left, right, _ in adapter.values())
@@ -197,15 +199,15 @@ def load_base(a, wq, schemes):
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(a.out, dtype=torch.float32, attn_implementation="eager",
                                                                         output_loading_info=True, **extra)
+        bad = {k: sorted(map(str, v)) for k, v in info.items() if v}
+        if bad:
+            fail(f"transformers reports {bad}")
+        if not extra:
+            model.hf_quantizer.compressor.decompress_model(model)
     except Exception as e:                                   # whatever they raise, OUT did not load
         for line in LISTENER.lines:
-            print("  " + line.replace("\n", "\n  "))
-        raise FormatError(f"transformers does not load OUT: {type(e).__name__}: {e}")
-    bad = {k: sorted(map(str, v)) for k, v in info.items() if v}
-    if bad:
-        fail(f"transformers reports {bad}")
-    if not extra:
-        model.hf_quantizer.compressor.decompress_model(model)
+            print("  " + "\n  ".join(x[:160].rstrip() for x in line.split("\n") if x.strip()))
+        raise FormatError(f"transformers and compressed-tensors do not load OUT: {type(e).__name__}: {e}")
     return model.eval(), tol
 
 
