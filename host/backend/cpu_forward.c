@@ -9,12 +9,13 @@
 #include "backend/cpu_kernels.h"
 #include "core/parallel.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
 enum {
+    WEIGHT_TILE = 256, /* weight rows of a task of linear(); with a panel of 512 columns 512 KiB */
+    WEIGHT_PANEL = 512,
     TOKEN_TILE = 512,  /* tokens of a task of linear(): amortises the conversion of a weight panel */
     QUERY_TILE = 128,  /* queries of a task of attention() */
     KEY_TILE = 512,    /* keys scored at once: 128 x 512 scores are 256 KiB */
@@ -79,39 +80,44 @@ typedef struct linear_job {
     int64_t tokens;
 } linear_job;
 
+typedef struct linear_scratch {
+    float panel[WEIGHT_TILE * WEIGHT_PANEL]; /* weights as fp32 */
+    float work[CPU_GEMM_WORK];
+} linear_scratch;
+
 /* y [tokens, rows] = beta y + alpha x B^T for rows row0.. of B, panel by panel along the columns. */
 static void multiply_tile(const cpu_kernels *kernels, float *y, int64_t ld_y, const float *x, int64_t ld_x,
                           int64_t tokens, const flrq_operand *b, int64_t row0, int64_t rows, float alpha, float beta,
-                          float *panel) {
+                          linear_scratch *scratch) {
     bool plain = b->d_dense && b->dense_dtype == FLRQ_F32 && !b->codes && !b->d_col_scale;
-    for (int64_t col0 = 0; col0 < b->cols; col0 += CPU_PANEL_COLS) {
-        int64_t cols = at_most(b->cols - col0, CPU_PANEL_COLS), ld_w = plain ? b->ld_dense : cols;
-        const float *w = panel;
+    for (int64_t col0 = 0; col0 < b->cols; col0 += WEIGHT_PANEL) {
+        int64_t cols = at_most(b->cols - col0, WEIGHT_PANEL), ld_w = plain ? b->ld_dense : cols;
+        const float *w = scratch->panel;
         if (plain)
             w = (const float *)b->d_dense + row0 * b->ld_dense + col0;
         else
-            cpu_tile_load(kernels, panel, cols, b, row0, rows, col0, cols, NULL);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)tokens, (int)rows, (int)cols, alpha, x + col0,
-                    (int)ld_x, w, (int)ld_w, col0 == 0 ? beta : 1.0f, y, (int)ld_y);
+            cpu_tile_load(kernels, scratch->panel, cols, b, row0, rows, col0, cols, NULL);
+        kernels->gemm(0, 1, tokens, rows, cols, alpha, x + col0, ld_x, w, ld_w, col0 == 0 ? beta : 1.0f, y, ld_y,
+                      scratch->work);
     }
 }
 
 static void linear_inner_task(void *arg, int64_t index, int thread) {
     linear_job *job = arg;
     int64_t rank = job->right.rows, t0 = index * CPU_TILE_ROWS, tokens = at_most(job->tokens - t0, CPU_TILE_ROWS);
-    for (int64_t k0 = 0; k0 < rank; k0 += CPU_TILE_ROWS)
+    for (int64_t k0 = 0; k0 < rank; k0 += WEIGHT_TILE)
         multiply_tile(job->state->kernels, job->inner + t0 * rank + k0, rank, job->x + t0 * job->a->cols, job->a->cols,
-                      tokens, &job->right, k0, at_most(rank - k0, CPU_TILE_ROWS), 1.0f, 0.0f,
-                      (float *)job->state->scratch[thread]);
+                      tokens, &job->right, k0, at_most(rank - k0, WEIGHT_TILE), 1.0f, 0.0f,
+                      (linear_scratch *)job->state->scratch[thread]);
 }
 
 static void linear_task(void *arg, int64_t index, int thread) {
     linear_job *job = arg;
     const cpu_kernels *kernels = job->state->kernels;
-    float *panel = (float *)job->state->scratch[thread];
-    int64_t m = job->a->rows, n = job->a->cols, tiles = tiles_of(m, CPU_TILE_ROWS);
+    linear_scratch *scratch = (linear_scratch *)job->state->scratch[thread];
+    int64_t m = job->a->rows, n = job->a->cols, tiles = tiles_of(m, WEIGHT_TILE);
     int64_t t0 = index / tiles * TOKEN_TILE, tokens = at_most(job->tokens - t0, TOKEN_TILE);
-    int64_t row0 = index % tiles * CPU_TILE_ROWS, rows = at_most(m - row0, CPU_TILE_ROWS);
+    int64_t row0 = index % tiles * WEIGHT_TILE, rows = at_most(m - row0, WEIGHT_TILE);
     float *y = job->y + t0 * m + row0;
     for (int64_t t = 0; t < tokens; t++) {
         if (job->bias)
@@ -120,10 +126,10 @@ static void linear_task(void *arg, int64_t index, int thread) {
             memset(y + t * m, 0, (size_t)rows * sizeof *y);
     }
     if (job->full.d_dense || job->full.codes)
-        multiply_tile(kernels, y, m, job->x + t0 * n, n, tokens, &job->full, row0, rows, 1.0f, 1.0f, panel);
+        multiply_tile(kernels, y, m, job->x + t0 * n, n, tokens, &job->full, row0, rows, 1.0f, 1.0f, scratch);
     if (job->left.cols > 0)
         multiply_tile(kernels, y, m, job->inner + t0 * job->left.cols, job->left.cols, tokens, &job->left, row0, rows,
-                      job->a->lr_sign, 1.0f, panel);
+                      job->a->lr_sign, 1.0f, scratch);
 }
 
 /* X (D + s L R)^T = X D^T + s (X R^T) L^T: the factors are never expanded. X R^T is formed first, for all tokens. */
@@ -133,7 +139,7 @@ static flrq_status cpu_linear(flrq_backend *be, float *d_y, const float *d_x, co
     FLRQ_TRY(cpu_sizes_check("linear", "tokens x rows", tokens, a->rows));
     linear_job job = {.state = cpu_of(be), .y = d_y, .x = d_x, .a = a, .full = *a, .bias = d_bias, .tokens = tokens};
     job.full.rank = 0;
-    FLRQ_TRY(cpu_scratch(be, (size_t)CPU_TILE_ROWS * CPU_PANEL_COLS * sizeof(float)));
+    FLRQ_TRY(cpu_scratch(be, sizeof(linear_scratch)));
     if (a->rank > 0 && a->cols > 0) {
         job.right = (flrq_operand){.rows = a->rank,
                                    .cols = a->cols,
@@ -147,7 +153,7 @@ static flrq_status cpu_linear(flrq_backend *be, float *d_y, const float *d_x, co
         job.inner = (float *)job.state->shared;
         flrq_parallel_for(job.state->threads, tiles_of(tokens, CPU_TILE_ROWS), linear_inner_task, &job);
     }
-    flrq_parallel_for(job.state->threads, tiles_of(tokens, TOKEN_TILE) * tiles_of(a->rows, CPU_TILE_ROWS), linear_task,
+    flrq_parallel_for(job.state->threads, tiles_of(tokens, TOKEN_TILE) * tiles_of(a->rows, WEIGHT_TILE), linear_task,
                       &job);
     return FLRQ_OK;
 }
@@ -257,6 +263,7 @@ typedef struct attention_rows {
     float score[QUERY_TILE * KEY_TILE];
     float max[QUERY_TILE];
     double sum[QUERY_TILE];
+    float work[CPU_GEMM_WORK];
 } attention_rows;
 
 /* Turns the scores of query `query` (row i of the tile) for keys key0 .. key0+keys-1 into exp(score - max), 0 where
@@ -300,15 +307,15 @@ static void attention_task(void *arg, int64_t index, int thread) {
     }
     for (int64_t key0 = first; key0 < last; key0 += KEY_TILE) {
         int64_t keys = at_most(last - key0, KEY_TILE);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)queries, (int)keys, (int)dim, shape->scale, q,
-                    (int)ld_q, k + key0 * ld_k, (int)ld_k, 0.0f, rows->score, KEY_TILE);
+        kernels->gemm(0, 1, queries, keys, dim, shape->scale, q, ld_q, k + key0 * ld_k, ld_k, 0.0f, rows->score,
+                      KEY_TILE, rows->work);
         for (int64_t i = 0; i < queries; i++) {
             float factor = soften_row(job, rows, i, query0 + i, key0, keys);
             if (key0 > first && factor != 1.0f)
                 kernels->scale_weight(out + i * ld_q, out + i * ld_q, factor, NULL, dim);
         }
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)queries, (int)dim, (int)keys, 1.0f, rows->score,
-                    KEY_TILE, v + key0 * ld_k, (int)ld_k, key0 > first ? 1.0f : 0.0f, out, (int)ld_q);
+        kernels->gemm(0, 0, queries, dim, keys, 1.0f, rows->score, KEY_TILE, v + key0 * ld_k, ld_k,
+                      key0 > first ? 1.0f : 0.0f, out, ld_q, rows->work);
     }
     for (int64_t i = 0; i < queries; i++)
         kernels->scale_weight(out + i * ld_q, out + i * ld_q, (float)(1 / rows->sum[i]), NULL, dim);
