@@ -223,6 +223,7 @@ void cpu_register_memory(flrq_backend *be) {
     be->release = cpu_release;
     be->upload = cpu_copy;
     be->download = cpu_copy;
+    be->copy = cpu_copy;
     be->zero = cpu_zero;
     be->sync = cpu_sync;
 }

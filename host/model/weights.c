@@ -216,6 +216,41 @@ static flrq_status load_zeros(const loader *l, const flrq_tensor *packed, const 
     return FLRQ_OK;
 }
 
+/** A packed layer into its arrays. The operand's factors are those of `factors`, the adapter. */
+static flrq_status load_packed(const loader *l, const loader *factors, const flrq_linear *linear,
+                               const flrq_codes *codes, const float *d_l, const float *d_r, int32_t *d_words) {
+    FLRQ_TRY(load_codes(l, linear->packed, codes, d_words));
+    FLRQ_TRY(load_floats(l, linear->scale, 1, codes->scale));
+    if (linear->zero) FLRQ_TRY(load_zeros(l, linear->zero, codes));
+    if (!linear->lora_a) return FLRQ_OK;
+    FLRQ_TRY(load_floats(factors, linear->lora_b, linear->lora_scaling, d_l));
+    return load_floats(factors, linear->lora_a, 1, d_r);
+}
+
+flrq_status flrq_linear_load_packed(const flrq_model *model, flrq_backend *be, const flrq_linear *linear,
+                                    flrq_codes *codes, float *d_l, float *d_r, int64_t *rank) {
+    const flrq_scheme *scheme = &model->scheme;
+    size_t bytes = (size_t)linear->packed->shape[1] * sizeof(int32_t); /* at least one packed row */
+    if (bytes < STAGING_BYTES) bytes = STAGING_BYTES;
+    flrq_status status = FLRQ_OK;
+    void *d_words = NULL;
+    char *staging = malloc(bytes);
+    if (!staging) return flrq_fail_memory(bytes, "staging of a packed layer");
+    codes->rows = linear->rows, codes->cols = linear->cols;
+    codes->group = scheme->group > 0 && scheme->group < linear->cols ? scheme->group : linear->cols;
+    codes->n_groups = (linear->cols + codes->group - 1) / codes->group;
+    codes->bits = scheme->bits, codes->symmetric = scheme->symmetric;
+    *rank = linear->lora_a ? linear->lora_a->shape[0] : 0;
+    loader l = {model->checkpoint, be, staging, bytes}, factors = {model->adapter, be, staging, bytes};
+    FLRQ_GOTO(be->alloc(be, &d_words, bytes, "packed words"));
+    FLRQ_GOTO(load_packed(&l, &factors, linear, codes, d_l, d_r, d_words));
+    status = be->sync(be);
+out:
+    be->release(be, d_words);
+    free(staging);
+    return status;
+}
+
 /* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
 flrq_status flrq_block_new(flrq_block **out, const flrq_model *model, flrq_backend *be) {
@@ -262,13 +297,7 @@ flrq_status flrq_block_load(flrq_block *block, const flrq_model *model, flrq_bac
         if (linear->weight) {
             FLRQ_TRY(load_raw(&l, linear->weight, a->d_dense));
         } else {
-            FLRQ_TRY(load_codes(&l, linear->packed, a->codes, block->d_words));
-            FLRQ_TRY(load_floats(&l, linear->scale, 1, a->codes->scale));
-            if (linear->zero) FLRQ_TRY(load_zeros(&l, linear->zero, a->codes));
-        }
-        if (linear->lora_a) {
-            FLRQ_TRY(load_floats(&factors, linear->lora_b, linear->lora_scaling, a->d_l));
-            FLRQ_TRY(load_floats(&factors, linear->lora_a, 1, a->d_r));
+            FLRQ_TRY(load_packed(&l, &factors, linear, a->codes, a->d_l, a->d_r, block->d_words));
         }
         if (linear->bias) FLRQ_TRY(load_floats(&l, linear->bias, 1, block->d_bias[linear->slot]));
     }
