@@ -109,17 +109,3 @@ void flrq_store(void *data, flrq_dtype dtype, int64_t i, float value) {
     default: ((float *)data)[i] = value; break;
     }
 }
-
-float flrq_round_scale(float scale) {
-    float magnitude = fabsf(scale);
-    if (!(magnitude > 0)) return scale;
-    if (magnitude >= 65280.0f)
-        magnitude = 65280.0f;
-    else if (magnitude < 0x1p-14f) {
-        magnitude = rintf(magnitude * 0x1p24f) * 0x1p-24f; /* 10 fraction bits at most remain; keep 8 of them */
-        if (magnitude == 0) magnitude = 0x1p-24f;
-    }
-    uint32_t bits = bits_of(magnitude);
-    bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u; /* bf16 has 8 significant bits */
-    return copysignf(float_of(bits), scale);
-}
