@@ -77,7 +77,7 @@ static void append(char *line, const char *part) {
 
 static const char *phase_items(const char *phase) {
     static const char *const items[][2] = {{"quantize", "matrices"}, {"calibrate", "segments"}, {"forward", "segments"},
-                                           {"eval", "windows"},      {"verify", "tensors"},     {"bench", "cases"}};
+                                           {"eval", "windows"},      {"verify", "tensors"},     {"score", "tokens"}};
     for (size_t i = 0; i < sizeof items / sizeof items[0]; i++)
         if (strcmp(items[i][0], phase) == 0) return items[i][1];
     return "";
@@ -105,15 +105,15 @@ static void append_memory(char *line, double bytes) {
 }
 
 static void live_line(char *line, const flrq_event *event) {
-    char part[96];
+    char part[160];
     line[0] = '\0';
     append_block(line, event);
     const char *phase = event->phase ? event->phase : "";
     if (*phase) append(line, phase);
     if (event->total > 0) {
         const char *items = phase_items(phase);
-        snprintf(part, sizeof part, "%s%s%lld/%lld", items, *items ? " " : "", (long long)event->done,
-                 (long long)event->total);
+        snprintf(part, sizeof part, "%s%s%s/%s", items, *items ? " " : "", cli_count((double)event->done).text,
+                 cli_count((double)event->total).text);
         append(line, part);
     }
     if (event->items_per_second > 0) {
