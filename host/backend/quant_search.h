@@ -56,14 +56,19 @@ flrq_status quant_check(const flrq_codes *out, const flrq_operand *a, const flrq
 /** Checks the arguments of pack() and unpack(). */
 flrq_status quant_check_pack(int64_t rows, int64_t cols, int bits);
 
-/** The range of one group. In a group of zeros lo == hi. */
-typedef struct quant_range {
-    float lo, hi; /* of the weights: asymmetric min(0, .), max(0, .); symmetric -amax, amax */
-    float scale;  /* at ratio 1, not yet rounded */
-    float down,
-        up; /* symmetric: the integers allowed; asymmetric: 0 and 2^bits - 1, before the zero point is subtracted */
-    float middle; /* symmetric: the zero point 2^(bits-1), which is not stored; asymmetric 0 */
+/** The integers of a scheme. */
+typedef struct quant_levels {
+    float down, up; /* symmetric: those allowed for q; asymmetric: those of codes, 0 and 2^bits - 1 */
+    float middle;   /* symmetric: the zero point 2^(bits-1), which is not stored; asymmetric 0 */
+    float span;     /* range of the weights (symmetric: its half) over the scale at ratio 1 */
     bool symmetric;
+} quant_levels;
+
+/** The range of one group. */
+typedef struct quant_range {
+    float lo,
+        hi;      /* of the weights: asymmetric min(0, .), max(0, .); symmetric -amax, amax. Equal in a group of zeros */
+    float scale; /* at ratio 1, not rounded */
 } quant_range;
 
 /** One scale to try. */
@@ -74,7 +79,8 @@ typedef struct quant_candidate {
     float lo, hi;   /* weights outside are cut in FLRQ_CLIP_ZERO */
 } quant_candidate;
 
-/** Trials of the fast search. `first` and `second` are 4, 8 or 16; second 0 = by true errors, one round. */
+/** Trials of the fast search. With second > 0, by fits: first is 8 or 16, second 4 or 8; else by true errors in one
+ * round. */
 typedef struct quant_plan {
     int first, second;
     float high, low; /* ratios of round one; low in units of the weighted rms when second > 0 */
@@ -84,7 +90,7 @@ typedef struct quant_plan {
 /** The plan for groups of `group` columns, a shorter one at the end of a row included. */
 static inline quant_plan quant_plan_of(int bits, int64_t group, bool cut) {
     bool small = group <= QUANT_BLOCK;
-    if (cut) return (quant_plan){32, 0, 1.2f, 0.5f, 0};
+    if (cut) return (quant_plan){31, 0, 1.2f, 0.5f, 0};
     switch (bits) {
     case 2:
         return small ? (quant_plan){8, 4, 1.1f, 1.0f, 0.264f} : (quant_plan){16, 8, 1.2f, 1.2f, 0.16f};
@@ -97,26 +103,18 @@ static inline quant_plan quant_plan_of(int bits, int64_t group, bool cut) {
     }
 }
 
-static inline quant_range quant_range_of(const flrq_scheme *scheme, float lo, float hi) {
-    quant_range r = {.symmetric = scheme->symmetric != 0};
+static inline quant_levels quant_levels_of(const flrq_scheme *scheme) {
     float half = (float)(1 << (scheme->bits - 1));
-    if (r.symmetric) {
-        bool full = scheme->grid == FLRQ_GRID_FULL;
-        r.hi = -lo > hi ? -lo : hi;
-        r.lo = -r.hi;
-        r.down = full ? -half : 1.0f - half;
-        r.up = half - 1.0f;
-        r.middle = half;
-        r.scale = r.hi / (full ? half - 0.5f : half - 1.0f);
-    } else {
-        r.lo = lo < 0 ? lo : 0.0f;
-        r.hi = hi > 0 ? hi : 0.0f;
-        r.down = 0;
-        r.up = 2.0f * half - 1.0f;
-        r.middle = 0;
-        r.scale = (r.hi - r.lo) / r.up;
-    }
-    return r;
+    if (!scheme->symmetric) return (quant_levels){0, 2 * half - 1, 0, 2 * half - 1, false};
+    if (scheme->grid == FLRQ_GRID_FULL) return (quant_levels){-half, half - 1, half, half - 0.5f, true};
+    return (quant_levels){1 - half, half - 1, half, half - 1, true};
+}
+
+/** Range of weights between least and most. */
+static inline quant_range quant_range_of(const quant_levels *l, float least, float most) {
+    float amax = -least > most ? -least : most;
+    float lo = l->symmetric ? -amax : least < 0 ? least : 0, hi = l->symmetric ? amax : most > 0 ? most : 0;
+    return (quant_range){lo, hi, (l->symmetric ? amax : hi - lo) / l->span};
 }
 
 /** True when negative scales are to be tried as well. */
@@ -138,29 +136,27 @@ static inline float quant_nearest(float x, float inv, float down, float up) {
 }
 
 /** The candidate with a given clip ratio; sign -1 for the negative scale of a symmetric full grid. */
-static inline quant_candidate quant_at_ratio(const quant_range *r, float ratio, float sign) {
-    quant_candidate c = {.lo = ratio * r->lo, .hi = ratio * r->hi};
-    c.scale = sign * flrq_round_scale(quant_floor(ratio * r->scale));
-    c.inv = 1.0f / c.scale;
-    c.zero = r->symmetric ? r->middle : quant_nearest(-c.lo, c.inv, r->down, r->up);
-    c.down = r->symmetric ? r->down : r->down - c.zero;
-    c.up = r->symmetric ? r->up : r->up - c.zero;
-    return c;
+static inline quant_candidate quant_at_ratio(const quant_levels *l, quant_range r, float ratio, float sign) {
+    float scale = sign * flrq_round_scale(quant_floor(ratio * r.scale)), inv = 1.0f / scale;
+    float lo = ratio * r.lo, hi = ratio * r.hi;
+    float zero = l->symmetric ? l->middle : quant_nearest(-lo, inv, l->down, l->up), shift = l->symmetric ? 0 : zero;
+    return (quant_candidate){scale, inv, zero, l->down - shift, l->up - shift, lo, hi};
 }
 
-/** Zero point of all trials of the fast search in an asymmetric group; symmetric: the middle. */
-static inline float quant_fit_zero(const quant_range *r) {
-    return r->symmetric ? r->middle : quant_nearest(-r->lo, 1.0f / quant_floor(r->scale), r->down, r->up);
+/** Zero point of all trials by fits. */
+static inline float quant_fit_zero(const quant_levels *l, quant_range r) {
+    return l->symmetric ? l->middle : quant_nearest(-r.lo, 1.0f / quant_floor(r.scale), l->down, l->up);
 }
 
 /** The candidate with the scale of a fit (of either sign), rounded. */
-static inline quant_candidate quant_at_fit(const quant_range *r, float scale, float zero) {
-    quant_candidate c = {.lo = r->lo, .hi = r->hi, .zero = zero};
-    c.scale = copysignf(flrq_round_scale(quant_floor(fabsf(scale))), scale);
-    c.inv = 1.0f / c.scale;
-    c.down = r->symmetric ? r->down : -zero;
-    c.up = r->symmetric ? r->up : r->up - zero;
-    return c;
+static inline quant_candidate quant_at_fit(const quant_levels *l, quant_range r, float scale, float zero) {
+    float rounded = copysignf(flrq_round_scale(quant_floor(fabsf(scale))), scale), shift = l->symmetric ? 0 : zero;
+    return (quant_candidate){rounded, 1.0f / rounded, zero, l->down - shift, l->up - shift, r.lo, r.hi};
+}
+
+/** The clip ratio that a scale amounts to, for the statistics. */
+static inline double quant_ratio(quant_range r, float scale) {
+    return fabs((double)scale) / (double)quant_floor(r.scale);
 }
 
 /** Ratio i of the grid of flrq_clip. */
@@ -168,15 +164,17 @@ static inline float quant_grid_ratio(const flrq_clip *clip, int i) {
     return clip->steps > 1 ? 1.0f - (float)i * ((1.0f - clip->min_ratio) / (float)(clip->steps - 1)) : 1.0f;
 }
 
-/** Step between the ratios of round one. norm = sum h w^2 and mass = sum h of the group. */
-static inline float quant_first_step(const quant_plan *plan, const quant_range *r, double norm, double mass) {
-    float low = plan->low;
-    if (plan->second > 0) {
-        low = plan->low * sqrtf((float)(norm / mass)) / (0.5f * (r->hi - r->lo));
-        low = low > 0.02f ? low : 0.02f; /* also when norm / mass is 0/0 */
-        low = low < plan->high * 0.75f ? low : plan->high * 0.75f;
-    }
+/** Step between the ratios of round one by fits. norm = sum h w^2 and mass = sum h of the group. */
+static inline float quant_first_step(const quant_plan *plan, quant_range r, double norm, double mass) {
+    float low = plan->low * sqrtf((float)(norm / mass)) / (0.5f * (r.hi - r.lo));
+    low = low > 0.02f ? low : 0.02f; /* also when norm / mass is 0/0 */
+    low = low < plan->high * 0.75f ? low : plan->high * 0.75f;
     return (plan->high - low) / (float)(plan->first - 1);
+}
+
+/** Step between the ratios of the fast search by true errors. */
+static inline float quant_error_step(const quant_plan *plan) {
+    return (plan->high - plan->low) / (float)(plan->first - 1);
 }
 
 /** Ratio i of round one. */
@@ -184,9 +182,9 @@ static inline float quant_first_ratio(const quant_plan *plan, float step, int i)
     return fmaf(-(float)i, step, plan->high);
 }
 
-/** 1 / scale of trial i of round one of a fit. */
-static inline float quant_first_inv(const quant_plan *plan, const quant_range *r, float step, int i) {
-    return 1.0f / quant_floor(quant_first_ratio(plan, step, i) * r->scale);
+/** 1 / scale of trial i of round one by fits. */
+static inline float quant_first_inv(const quant_plan *plan, quant_range r, float step, int i) {
+    return 1.0f / quant_floor(quant_first_ratio(plan, step, i) * r.scale);
 }
 
 /** Relative step between the trials of round two around trial `best` of round one; the outermost trial stays within 60

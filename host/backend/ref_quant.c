@@ -117,10 +117,11 @@ static int best_fit(const group *g, quant_candidate c, const float *inv, int cou
     return best;
 }
 
-static void search_by_fits(winner *best, const group *g, const quant_range *r, const quant_plan *plan, bool negative) {
+static void search_by_fits(winner *best, const group *g, const quant_levels *l, quant_range r, const quant_plan *plan,
+                           bool negative) {
     double mass, norm = norm_of(g, &mass);
-    float step = quant_first_step(plan, r, norm, mass), inv[16], gain = 0, b, square;
-    quant_candidate c = quant_at_fit(r, 1, quant_fit_zero(r));
+    float step = quant_first_step(plan, r, norm, mass), inv[16], gain = 0, b = 0, square = 0;
+    quant_candidate c = quant_at_fit(l, r, 1, quant_fit_zero(l, r));
     int first = -1;
     for (int sign = 1; sign >= (negative ? -1 : 1); sign -= 2) {
         float sign_gain, sign_b, sign_square;
@@ -136,24 +137,21 @@ static void search_by_fits(winner *best, const group *g, const quant_range *r, c
     float second = quant_second_step(plan, step, first), centre = square / b;
     for (int i = 0; i < plan->second; i++) inv[i] = quant_second_inv(plan, centre, second, i);
     if (best_fit(g, c, inv, plan->second, &gain, &b, &square) >= 0)
-        challenge(best, g, quant_at_fit(r, b / square, c.zero));
+        challenge(best, g, quant_at_fit(l, r, b / square, c.zero));
 }
 
-static winner search(const group *g, const quant_range *r, const flrq_scheme *scheme, const flrq_clip *clip,
-                     int64_t columns) {
-    quant_plan plan = quant_plan_of(scheme->bits, columns, g->cut);
-    bool negative = quant_signed(scheme, clip);
-    winner best = {.c = quant_at_ratio(r, 1, 1)};
+static winner search(const group *g, const quant_levels *l, quant_range r, const quant_plan *plan,
+                     const flrq_clip *clip, bool negative) {
+    winner best = {.c = quant_at_ratio(l, r, 1, 1)};
     best.error = error_of(g, &best.c);
-    if (clip->search == FLRQ_CLIP_FAST && plan.second > 0) {
-        search_by_fits(&best, g, r, &plan, negative);
+    if (clip->search == FLRQ_CLIP_FAST && plan->second > 0) {
+        search_by_fits(&best, g, l, r, plan, negative);
     } else if (clip->search != FLRQ_CLIP_NONE) {
         bool grid = clip->search == FLRQ_CLIP_GRID;
-        float step = grid ? 0 : quant_first_step(&plan, r, 0, 0);
-        for (int i = 0; i < (grid ? clip->steps : plan.first); i++) {
-            float ratio = grid ? quant_grid_ratio(clip, i) : quant_first_ratio(&plan, step, i);
-            challenge(&best, g, quant_at_ratio(r, ratio, 1));
-            if (negative) challenge(&best, g, quant_at_ratio(r, ratio, -1));
+        for (int i = 0; i < (grid ? clip->steps : plan->first); i++) {
+            float ratio = grid ? quant_grid_ratio(clip, i) : quant_first_ratio(plan, quant_error_step(plan), i);
+            challenge(&best, g, quant_at_ratio(l, r, ratio, 1));
+            if (negative) challenge(&best, g, quant_at_ratio(l, r, ratio, -1));
         }
     }
     return best;
@@ -161,23 +159,25 @@ static winner search(const group *g, const quant_range *r, const flrq_scheme *sc
 
 static void quantize_group(flrq_codes *out, int64_t i, int64_t index, const group *g, int64_t j0,
                            const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
-    float lo = g->w[0], hi = g->w[0];
+    quant_levels l = quant_levels_of(scheme);
+    quant_plan plan = quant_plan_of(scheme->bits, out->group, g->cut);
+    float least = g->w[0], most = g->w[0];
     for (int64_t j = 1; j < g->n; j++) {
-        lo = g->w[j] < lo ? g->w[j] : lo;
-        hi = g->w[j] > hi ? g->w[j] : hi;
+        least = g->w[j] < least ? g->w[j] : least;
+        most = g->w[j] > most ? g->w[j] : most;
     }
-    quant_range r = quant_range_of(scheme, lo, hi);
+    quant_range r = quant_range_of(&l, least, most);
     uint8_t *code = out->code + i * out->cols + j0;
     stats->groups++;
     if (r.lo == r.hi) {
-        memset(code, (int)r.middle, (size_t)g->n);
+        memset(code, (int)l.middle, (size_t)g->n);
         out->scale[index] = 1;
         if (out->zero) out->zero[index] = 0;
         stats->zero_groups++;
         stats->ratio_sum += 1;
         return;
     }
-    winner best = search(g, &r, scheme, clip, out->group);
+    winner best = search(g, &l, r, &plan, clip, quant_signed(scheme, clip));
     const quant_candidate *c = &best.c;
     double mass;
     out->scale[index] = c->scale;
@@ -191,7 +191,7 @@ static void quantize_group(flrq_codes *out, int64_t i, int64_t index, const grou
     }
     stats->weighted_error += best.error;
     stats->weighted_norm += norm_of(g, &mass);
-    stats->ratio_sum += fabs((double)c->scale) / (double)r.scale;
+    stats->ratio_sum += quant_ratio(r, c->scale);
 }
 
 static flrq_status clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_operand *a, const float *h,

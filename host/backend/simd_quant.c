@@ -1,14 +1,22 @@
 /* simd_quant.c - the fused clip search and quantization of one row, and packing; compiled once per instruction set.
  *
- * Trials of a group share its vectors: lanes hold several trial scales times a few neighbouring columns (pairs or quads
- * of columns broadcast from memory), so no sum runs over lanes until a group is done, short groups and tails cost no
- * extra code, and the order of sums does not depend on the vector length. Groups go through each round of the search
- * together, so that the choice among the trials of one group overlaps the arithmetic of the next. All float expressions
- * are those of quant_search.h: every instruction set gives the same bytes.
+ * Trials of a group share its vectors: the 16 lanes (one, or two shorter vectors) hold several trial scales times a few
+ * neighbouring columns, pairs or quads of columns broadcast from memory. So a group of any length costs the same per
+ * column, a sum runs over lanes once per group, and the order of sums does not depend on the vector length. Groups go
+ * through a round of the search together: what is chosen for one overlaps the arithmetic of the next, and the scalars
+ * of all are computed side by side. Every float expression is one of quant_search.h: all instruction sets give the same
+ * bytes.
  */
 #include "backend/simd.h"
 #include "backend/cpu_kernels.h"
 #include "backend/quant_search.h"
+
+enum {
+    GROUPS = 8, /* that go through a round together; 8 groups of 128 columns and their tables stay in the L1 cache */
+    LANES = 16, /* trials times columns, whatever the vector length */
+    VECTORS = LANES / V,
+    TRIALS = 16 /* by true errors, set up together */
+};
 
 /* ---- what this file needs beyond simd.h ---------------------------------------------------------------------------
  */
@@ -84,7 +92,7 @@ static inline vf inside(vf x, vf w, vf lo, vf hi) {
 #endif
 }
 
-/* a where w < 0, else b */
+/* a where the sign bit of w is set, else b */
 static inline vf by_sign(vf w, vf a, vf b) {
 #if defined(CPU_ISA_avx512)
     return _mm512_mask_mov_ps(b, _mm512_movepi32_mask(_mm512_castps_si512(w)), a);
@@ -96,207 +104,325 @@ static inline vf by_sign(vf w, vf a, vf b) {
 #endif
 }
 
-/* Number of lanes in which a and b differ. */
-static inline int differing(vf a, vf b) {
+/* count + 1 in lanes in which a and b differ */
+static inline vf count_differing(vf count, vf a, vf b) {
 #if defined(CPU_ISA_avx512)
-    return __builtin_popcount(_mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ));
+    return _mm512_mask_add_ps(count, _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ), count, _mm512_set1_ps(1));
 #elif defined(CPU_ISA_avx2)
-    return __builtin_popcount((unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)));
+    return _mm256_add_ps(count, _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ), _mm256_set1_ps(1)));
 #else
-    int count = 0;
-    for (int k = 0; k < V; k++) count += a.f[k] != b.f[k];
+    for (int k = 0; k < V; k++) count.f[k] += a.f[k] != b.f[k];
     return count;
 #endif
 }
 
-/* ---- groups -------------------------------------------------------------------------------------------------------
- */
-
-enum {
-    GROUPS = 8, /* that go through a round together: enough to hide the end of one group behind the next */
-    LANES = 16, /* trials times columns of a fit, whatever the vector length */
-    VECTORS = LANES / V
-};
-
-/* One block of a group, padded with zeros (which add nothing to any sum) to a multiple of LANES. */
-typedef struct block {
-    const float *w, *h;                      /* h NULL: 1 */
-    int n;                                   /* padded */
-    _Alignas(64) float size[QUANT_BLOCK];    /* |w| */
-    _Alignas(64) float most[2][QUANT_BLOCK]; /* QUANT_MAGIC + largest |q| there; [1] for negative scales */
-    _Alignas(64) float w_copy[QUANT_BLOCK], h_copy[QUANT_BLOCK];
-} block;
-
-typedef struct group {
-    const float *w, *h;
-    int64_t n;
-    bool cut; /* FLRQ_CLIP_ZERO */
-    quant_range range;
-    double norm; /* sum h w^2 */
-    float step;  /* of the present round of fits */
-    float inv;   /* 1 / scale of the best fit of round one, 0 when there is none */
-    bool negative;
-    quant_candidate best;
-    double error;
-} group;
-
-/* Points a block at columns j0 .. of its group, or at a padded copy where the group ends off the grid of LANES. */
-static void block_at(block *b, const group *g, int64_t j0) {
-    int64_t n = g->n - j0 < QUANT_BLOCK ? g->n - j0 : QUANT_BLOCK;
-    b->n = (int)((n + LANES - 1) / LANES * LANES);
-    b->w = g->w + j0;
-    b->h = g->h ? g->h + j0 : NULL;
-    if (n == b->n) return;
-    memset(b->w_copy + b->n - LANES, 0, LANES * sizeof *b->w_copy);
-    memset(b->h_copy + b->n - LANES, 0, LANES * sizeof *b->h_copy);
-    memcpy(b->w_copy, b->w, (size_t)n * sizeof *b->w_copy);
-    b->w = b->w_copy;
-    if (!b->h) return;
-    memcpy(b->h_copy, b->h, (size_t)n * sizeof *b->h_copy);
-    b->h = b->h_copy;
+/* Stores the integers that QUANT_MAGIC was added to, each 0..255, as bytes. */
+static inline void store_codes(uint8_t *code, vf t) {
+#if defined(CPU_ISA_avx512)
+    _mm_storeu_si128((__m128i *)code, _mm512_cvtepi32_epi8(_mm512_castps_si512(t)));
+#elif defined(CPU_ISA_avx2)
+    v_store_u8(code, _mm256_and_si256(_mm256_castps_si256(t), _mm256_set1_epi32(255)));
+#else
+    for (int k = 0; k < V; k++) code[k] = (uint8_t)(t.f[k] - QUANT_MAGIC);
+#endif
 }
 
 /* The sum of LANES partial sums, folded in halves. */
 static inline float fold(const vf *part) {
+#if defined(CPU_ISA_generic)
+    vf t = v_add(part[0], part[1]);
+    return ((t.f[0] + t.f[4]) + (t.f[2] + t.f[6])) + ((t.f[1] + t.f[5]) + (t.f[3] + t.f[7]));
+#else
 #if defined(CPU_ISA_avx512)
     __m256 s = _mm256_add_ps(_mm512_castps512_ps256(part[0]), _mm512_extractf32x8_ps(part[0], 1));
-#elif defined(CPU_ISA_avx2)
-    __m256 s = _mm256_add_ps(part[0], part[1]);
 #else
-    vf s = v_add(part[0], part[1]);
-    return ((s.f[0] + s.f[4]) + (s.f[2] + s.f[6])) + ((s.f[1] + s.f[5]) + (s.f[3] + s.f[7]));
+    __m256 s = _mm256_add_ps(part[0], part[1]);
 #endif
-#if !defined(CPU_ISA_generic)
     __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
     t = _mm_add_ps(t, _mm_movehl_ps(t, t));
     return _mm_cvtss_f32(_mm_add_ss(t, _mm_shuffle_ps(t, t, 1)));
 #endif
 }
 
+/* The first lane with the highest gain of a fit, which goes to *gain. Lanes come in equal pairs. */
+static inline int best_lane(const vf *b, const vf *c, float *gain) {
+#if defined(CPU_ISA_avx512)
+    __m512 g = v_max(v_div(v_mul(b[0], b[0]), c[0]), _mm512_setzero_ps()), top = g;
+    top = _mm512_max_ps(top, _mm512_shuffle_f32x4(top, top, 0x4e));
+    top = _mm512_max_ps(top, _mm512_shuffle_f32x4(top, top, 0xb1));
+    top = _mm512_max_ps(top, _mm512_permute_ps(top, 0x4e));
+    *gain = _mm512_cvtss_f32(top);
+    return __builtin_ctz(_mm512_cmp_ps_mask(g, top, _CMP_EQ_OQ));
+#elif defined(CPU_ISA_avx2)
+    __m256 g0 = v_max(v_div(v_mul(b[0], b[0]), c[0]), _mm256_setzero_ps());
+    __m256 g1 = v_max(v_div(v_mul(b[1], b[1]), c[1]), _mm256_setzero_ps());
+    __m256 top = _mm256_max_ps(g0, g1);
+    top = _mm256_max_ps(top, _mm256_permute2f128_ps(top, top, 1));
+    top = _mm256_max_ps(top, _mm256_permute_ps(top, 0x4e));
+    *gain = _mm256_cvtss_f32(top);
+    unsigned first = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(g0, top, _CMP_EQ_OQ));
+    return __builtin_ctz(first | (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(g1, top, _CMP_EQ_OQ)) << 8);
+#else
+    int best = 0;
+    *gain = 0;
+    for (int i = 0; i < LANES; i++) {
+        float value = quant_gain(b[i / V].f[i % V], c[i / V].f[i % V]);
+        if (!(value > *gain)) continue;
+        *gain = value;
+        best = i;
+    }
+    return best;
+#endif
+}
+
+/* Lane i of a vector = p[i / 4] */
+static inline vf load_spread(const float *p) {
+#if defined(CPU_ISA_avx512)
+    const __m512i quads = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    return _mm512_permutexvar_ps(quads, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+#elif defined(CPU_ISA_avx2)
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_set1_ps(p[0])), _mm_set1_ps(p[1]), 1);
+#else
+    vf r;
+    for (int k = 0; k < V; k++) r.f[k] = p[k / 4];
+    return r;
+#endif
+}
+
+/* ---- groups -------------------------------------------------------------------------------------------------------
+ */
+
+/* One block of a group, padded with zeros (which add nothing to any sum) to a multiple of LANES. */
+typedef struct block {
+    const float *w, *h;                      /* h NULL: 1 */
+    int n;                                   /* padded */
+    _Alignas(64) float size[QUANT_BLOCK];    /* |w| */
+    _Alignas(64) float most[2][QUANT_BLOCK]; /* QUANT_MAGIC + the largest |q| there; [1] for negative scales */
+    _Alignas(64) float w_copy[QUANT_BLOCK], h_copy[QUANT_BLOCK];
+} block;
+
+/* Groups that go through the search together. A group of one block has its block at hand; a longer one reloads it. */
+typedef struct lot {
+    int count;
+    bool cut; /* FLRQ_CLIP_ZERO */
+    quant_levels levels;
+    const float *w[GROUPS], *h[GROUPS];
+    int64_t n[GROUPS], index[GROUPS];           /* number of the group in its row */
+    float lo[GROUPS], hi[GROUPS], unit[GROUPS]; /* quant_range; unit is its scale */
+    double norm[GROUPS], mass[GROUPS];          /* sum h w^2, sum h */
+    float zero[GROUPS];                         /* of all fits */
+    float step[GROUPS], centre[GROUPS];         /* of a round of fits; 1 / scale in the middle of round two */
+    float b[GROUPS], c[GROUPS];                 /* sums of the best fit */
+    int trial[GROUPS];                          /* its number */
+    bool fitted[GROUPS], negative[GROUPS];
+    block blocks[GROUPS];
+} lot;
+
+/* Makes every entry that is computed for all groups side by side a number, whether the group exists or not. */
+static void lot_clear(lot *t) {
+    t->count = 0;
+    memset(t->lo, 0, sizeof t->lo);
+    memset(t->hi, 0, sizeof t->hi);
+    memset(t->unit, 0, sizeof t->unit);
+    memset(t->norm, 0, sizeof t->norm);
+    memset(t->mass, 0, sizeof t->mass);
+    memset(t->b, 0, sizeof t->b);
+    memset(t->c, 0, sizeof t->c);
+    memset(t->trial, 0, sizeof t->trial);
+    memset(t->negative, 0, sizeof t->negative);
+}
+
+static quant_range range_of(const lot *t, int i) {
+    return (quant_range){t->lo[i], t->hi[i], t->unit[i]};
+}
+
+/* Points a block at columns j0 .. of its group, or at a padded copy where the group ends off the grid of LANES. */
+static void block_at(block *k, const lot *t, int i, int64_t j0) {
+    int64_t n = t->n[i] - j0 < QUANT_BLOCK ? t->n[i] - j0 : QUANT_BLOCK;
+    k->n = (int)((n + LANES - 1) / LANES * LANES);
+    k->w = t->w[i] + j0;
+    k->h = t->h[i] ? t->h[i] + j0 : NULL;
+    if (n == k->n) return;
+    memset(k->w_copy + k->n - LANES, 0, LANES * sizeof *k->w_copy);
+    memset(k->h_copy + k->n - LANES, 0, LANES * sizeof *k->h_copy);
+    memcpy(k->w_copy, k->w, (size_t)n * sizeof *k->w_copy);
+    k->w = k->w_copy;
+    if (!k->h) return;
+    memcpy(k->h_copy, k->h, (size_t)n * sizeof *k->h_copy);
+    k->h = k->h_copy;
+}
+
+/* Range, norm and mass of group i. */
+static inline void measure(lot *t, int i) {
+    block *k = &t->blocks[i];
+    double norm = 0, mass = t->h[i] ? 0 : (double)t->n[i];
+    float first = t->w[i][0];
+    vf least = v_set(first), most = least; /* the zeros of a padded end count in neither scheme */
+    for (int64_t j0 = 0; j0 < t->n[i]; j0 += QUANT_BLOCK) {
+        block_at(k, t, i, j0);
+        vf part[VECTORS], part_mass[VECTORS];
+        for (int v = 0; v < VECTORS; v++) part[v] = part_mass[v] = v_set(0);
+        for (int j = 0; j < k->n; j += LANES)
+            for (int v = 0; v < VECTORS; v++) {
+                vf w = v_load(k->w + j + v * V), h = k->h ? v_load(k->h + j + v * V) : v_set(1);
+                least = v_min(w, least);
+                most = v_max(w, most);
+                part[v] = fused(v_mul(h, w), w, part[v]);
+                part_mass[v] = v_add(part_mass[v], h);
+            }
+        norm += (double)fold(part);
+        if (k->h) mass += (double)fold(part_mass);
+    }
+    quant_range r = quant_range_of(&t->levels, v_minall(least), v_maxall(most));
+    t->lo[i] = r.lo;
+    t->hi[i] = r.hi;
+    t->unit[i] = r.scale;
+    t->norm[i] = norm;
+    t->mass[i] = mass;
+}
+
 /* ---- trials by fits -----------------------------------------------------------------------------------------------
  */
 
-/* Fills size and most for trials with a given zero point. */
-static void block_prepare(block *b, const quant_range *r, float zero, bool both_signs) {
-    float up = r->symmetric ? r->up : r->up - zero, down = r->symmetric ? r->down : -zero;
-    const vf above = v_set(QUANT_MAGIC + up), below = v_set(QUANT_MAGIC - down);
-    for (int j = 0; j < b->n; j += V) {
-        vf w = v_load(b->w + j);
-        v_store(b->size + j, v_abs(w));
-        v_store(b->most[0] + j, by_sign(w, below, above));
-        if (both_signs) v_store(b->most[1] + j, by_sign(w, above, below));
+/* Fills size and most for trials of group i. */
+static void block_prepare(block *k, const lot *t, int i, bool both_signs) {
+    const quant_levels *l = &t->levels;
+    float shift = l->symmetric ? 0 : t->zero[i];
+    const vf above = v_set(QUANT_MAGIC + (l->up - shift)), below = v_set(QUANT_MAGIC - (l->down - shift));
+    for (int j = 0; j < k->n; j += V) {
+        vf w = v_load(k->w + j);
+        v_store(k->size + j, v_abs(w));
+        v_store(k->most[0] + j, by_sign(w, below, above));
+        if (both_signs) v_store(k->most[1] + j, by_sign(w, above, below));
     }
 }
 
-/* sum h w^2 over a block, whose columns count 1 each without h; adds sum h to *mass. */
-static inline double block_norm(const block *b, int64_t columns, double *mass) {
-    vf norm[VECTORS], sum[VECTORS];
-    for (int v = 0; v < VECTORS; v++) norm[v] = sum[v] = v_set(0);
-    for (int j = 0; j < b->n; j += LANES)
-        for (int v = 0; v < VECTORS; v++) {
-            vf w = v_load(b->w + j + v * V), h = b->h ? v_load(b->h + j + v * V) : v_set(1);
-            norm[v] = fused(v_mul(h, w), w, norm[v]);
-            sum[v] = v_add(sum[v], h);
-        }
-    *mass += b->h ? (double)fold(sum) : (double)columns;
-    return (double)fold(norm);
-}
-
-/* Adds the columns of one step to the sums of a vector of trials. */
-static inline void fit_step(vf *sum_b, vf *sum_c, vf size, vf most, vf h, vf inv, bool weighted) {
+/* Adds the columns of one step to the sums of a vector of trials: |w| |q| and q^2 do not know the sign. */
+static inline void fit_step(vf *b, vf *c, vf size, vf most, vf h, vf inv, bool weighted) {
     const vf magic = v_set(QUANT_MAGIC);
     vf q = v_sub(v_min(fused(size, inv, magic), most), magic), hq = weighted ? v_mul(h, q) : q;
-    *sum_b = fused(hq, size, *sum_b);
-    *sum_c = fused(hq, q, *sum_c);
+    *b = fused(hq, size, *b);
+    *c = fused(hq, q, *c);
 }
 
-/* B and C of 8 trials over one block. Lane i is trial i/2, column i%2. */
-static inline void fit_eight(float *b, float *c, const float *inv, const block *k, const float *most, bool weighted) {
+/* B and C of 8 trials over one block. Lane i is trial i / 2, column i % 2. */
+static inline void fit_eight(vf *b, vf *c, const vf *inv, const block *k, const float *most, bool weighted) {
     for (int v = 0; v < VECTORS; v++) {
-        vf lane_inv, b0 = v_set(0), b1 = b0, c0 = b0, c1 = b0;
-        float spread[V], sums[V];
-        for (int i = 0; i < V; i++) spread[i] = inv[v * (V / 2) + i / 2];
-        lane_inv = v_load(spread);
+        vf b0 = v_set(0), b1 = b0, c0 = b0, c1 = b0, h0 = b0, h1 = b0;
         for (int j = 0; j < k->n; j += 4) {
-            vf none = v_set(0);
-            fit_step(&b0, &c0, load_pairs(k->size + j), load_pairs(most + j), weighted ? load_pairs(k->h + j) : none,
-                     lane_inv, weighted);
-            fit_step(&b1, &c1, load_pairs(k->size + j + 2), load_pairs(most + j + 2),
-                     weighted ? load_pairs(k->h + j + 2) : none, lane_inv, weighted);
+            if (weighted) h0 = load_pairs(k->h + j), h1 = load_pairs(k->h + j + 2);
+            fit_step(&b0, &c0, load_pairs(k->size + j), load_pairs(most + j), h0, inv[v], weighted);
+            fit_step(&b1, &c1, load_pairs(k->size + j + 2), load_pairs(most + j + 2), h1, inv[v], weighted);
         }
-        v_store(sums, add_near(v_add(b0, b1), 1));
-        for (int i = 0; i < V / 2; i++) b[v * (V / 2) + i] = sums[2 * i];
-        v_store(sums, add_near(v_add(c0, c1), 1));
-        for (int i = 0; i < V / 2; i++) c[v * (V / 2) + i] = sums[2 * i];
+        b[v] = add_near(v_add(b0, b1), 1);
+        c[v] = add_near(v_add(c0, c1), 1);
     }
 }
 
-/* The same for 4 trials: lane i is trial i/4, column i%4. */
-static inline void fit_four(float *b, float *c, const float *inv, const block *k, const float *most, bool weighted) {
+/* The same for 4 trials: lane i is trial i / 4, column i % 4. */
+static inline void fit_four(vf *b, vf *c, const vf *inv, const block *k, const float *most, bool weighted) {
     for (int v = 0; v < VECTORS; v++) {
-        vf lane_inv, b0 = v_set(0), c0 = b0;
-        float spread[V], sums[V];
-        for (int i = 0; i < V; i++) spread[i] = inv[v * (V / 4) + i / 4];
-        lane_inv = v_load(spread);
-        for (int j = 0; j < k->n; j += 4)
-            fit_step(&b0, &c0, load_quads(k->size + j), load_quads(most + j),
-                     weighted ? load_quads(k->h + j) : v_set(0), lane_inv, weighted);
-        v_store(sums, add_near(add_near(b0, 2), 1));
-        for (int i = 0; i < V / 4; i++) b[v * (V / 4) + i] = sums[4 * i];
-        v_store(sums, add_near(add_near(c0, 2), 1));
-        for (int i = 0; i < V / 4; i++) c[v * (V / 4) + i] = sums[4 * i];
+        vf b0 = v_set(0), c0 = b0, h0 = b0;
+        for (int j = 0; j < k->n; j += 4) {
+            if (weighted) h0 = load_quads(k->h + j);
+            fit_step(&b0, &c0, load_quads(k->size + j), load_quads(most + j), h0, inv[v], weighted);
+        }
+        b[v] = add_near(add_near(b0, 2), 1);
+        c[v] = add_near(add_near(c0, 2), 1);
     }
 }
 
-static inline void fit_block(float *b, float *c, const float *inv, int count, const block *k, bool negative) {
+static inline void fit_block(vf *b, vf *c, const vf *inv, int trials, const block *k, bool negative) {
     const float *most = k->most[negative];
-    if (count == 4) {
-        if (k->h)
-            fit_four(b, c, inv, k, most, true);
-        else
-            fit_four(b, c, inv, k, most, false);
-    } else {
-        for (int i = 0; i < count; i += 8)
-            if (k->h)
-                fit_eight(b + i, c + i, inv + i, k, most, true);
-            else
-                fit_eight(b + i, c + i, inv + i, k, most, false);
-    }
+    if (trials == 4)
+        k->h ? fit_four(b, c, inv, k, most, true) : fit_four(b, c, inv, k, most, false);
+    else
+        k->h ? fit_eight(b, c, inv, k, most, true) : fit_eight(b, c, inv, k, most, false);
 }
 
-/* B and C of `count` trials over a group; k already holds a group of one block. */
-static void fit(float *b, float *c, const float *inv, int count, const group *g, block *k, bool negative) {
-    if (g->n <= QUANT_BLOCK) {
-        fit_block(b, c, inv, count, k, negative);
-        return;
-    }
-    double sum_b[16] = {0}, sum_c[16] = {0};
-    for (int64_t j = 0; j < g->n; j += QUANT_BLOCK) {
-        block_at(k, g, j);
-        block_prepare(k, &g->range, g->best.zero, negative);
-        fit_block(b, c, inv, count, k, negative);
-        for (int i = 0; i < count; i++) {
-            sum_b[i] += (double)b[i];
-            sum_c[i] += (double)c[i];
+/* The same over a group of many blocks. */
+static void fit_blocks(vf *b, vf *c, const vf *inv, int trials, lot *t, int i, bool negative) {
+    double sum_b[LANES] = {0}, sum_c[LANES] = {0};
+    float lane_b[LANES], lane_c[LANES];
+    for (int64_t j = 0; j < t->n[i]; j += QUANT_BLOCK) {
+        block_at(&t->blocks[i], t, i, j);
+        block_prepare(&t->blocks[i], t, i, negative);
+        fit_block(b, c, inv, trials, &t->blocks[i], negative);
+        for (int v = 0; v < VECTORS; v++) {
+            v_store(lane_b + v * V, b[v]);
+            v_store(lane_c + v * V, c[v]);
+        }
+        for (int k = 0; k < LANES; k++) {
+            sum_b[k] += (double)lane_b[k];
+            sum_c[k] += (double)lane_c[k];
         }
     }
-    for (int i = 0; i < count; i++) {
-        b[i] = (float)sum_b[i];
-        c[i] = (float)sum_c[i];
+    for (int k = 0; k < LANES; k++) {
+        lane_b[k] = (float)sum_b[k];
+        lane_c[k] = (float)sum_c[k];
+    }
+    for (int v = 0; v < VECTORS; v++) {
+        b[v] = v_load(lane_b + v * V);
+        c[v] = v_load(lane_c + v * V);
     }
 }
 
-/* The number of the trial that gains most, or -1. */
-static int best_fit(const float *b, const float *c, int count, float *gain) {
-    int best = -1;
-    float highest = 0;
-    for (int i = 0; i < count; i++) {
-        float value = quant_gain(b[i], c[i]);
-        best = value > highest ? i : best;
-        highest = value > highest ? value : highest;
+/* Fits 4 or 8 trials to group i, numbers `first` and up. Keeps the best when it gains more than `gain`; returns the
+ * higher gain. */
+static inline float keep_best_fit(lot *t, int i, const vf *inv, int first, int trials, bool negative, float gain) {
+    vf b[VECTORS], c[VECTORS];
+    float lane_b[LANES], lane_c[LANES], highest;
+    if (t->n[i] > QUANT_BLOCK)
+        fit_blocks(b, c, inv, trials, t, i, negative);
+    else
+        fit_block(b, c, inv, trials, &t->blocks[i], negative);
+    int lane = best_lane(b, c, &highest);
+    if (!(highest > gain)) return gain;
+    for (int v = 0; v < VECTORS; v++) {
+        v_store(lane_b + v * V, b[v]);
+        v_store(lane_c + v * V, c[v]);
     }
-    *gain = highest;
-    return best;
+    t->b[i] = lane_b[lane];
+    t->c[i] = lane_c[lane];
+    t->trial[i] = first + lane / (LANES / trials);
+    t->negative[i] = negative;
+    return highest;
+}
+
+/* Trial number of each lane. */
+static const float lanes_of_eight[LANES] = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7};
+static const float lanes_of_four[LANES] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+
+/* quant_first_inv() in lanes */
+static void round_one(lot *t, const quant_plan *plan, bool both_signs) {
+    const vf high = v_set(plan->high), smallest = v_set(0x1p-24f);
+    for (int i = 0; i < t->count; i++) {
+        float gain = 0;
+        const vf step = v_set(t->step[i]), unit = v_set(t->unit[i]);
+        for (int negative = 0; negative <= both_signs; negative++)
+            for (int first = 0; first < plan->first; first += 8) {
+                vf inv[VECTORS];
+                for (int v = 0; v < VECTORS; v++) {
+                    vf number = v_add(v_load(lanes_of_eight + v * V), v_set((float)first));
+                    inv[v] = v_div(v_set(1), v_max(v_mul(fused_minus(number, step, high), unit), smallest));
+                }
+                gain = keep_best_fit(t, i, inv, first, 8, negative, gain);
+            }
+        t->fitted[i] = gain > 0;
+    }
+}
+
+/* quant_second_inv() in lanes */
+static void round_two(lot *t, const quant_plan *plan) {
+    const vf middle = v_set(0.5f * (float)(plan->second - 1)), one = v_set(1);
+    const float *lanes = plan->second == 4 ? lanes_of_four : lanes_of_eight;
+    for (int i = 0; i < t->count; i++) {
+        const vf step = v_set(t->step[i]), centre = v_set(t->centre[i]);
+        vf inv[VECTORS];
+        for (int v = 0; v < VECTORS; v++)
+            inv[v] = v_mul(centre, fused(v_sub(v_load(lanes + v * V), middle), step, one));
+        if (t->fitted[i]) t->fitted[i] = keep_best_fit(t, i, inv, 0, plan->second, t->negative[i], 0) > 0;
+    }
 }
 
 /* ---- one candidate ------------------------------------------------------------------------------------------------
@@ -304,181 +430,247 @@ static int best_fit(const float *b, const float *c, int count, float *gain) {
 
 /* Error of a candidate; with a code array, the codes as well, and the number of weights beyond its range in *clipped.
  */
-static inline double encode_as(uint8_t *code, int64_t *clipped, const group *g, const quant_candidate *c, block *k,
-                               bool weighted, bool cut) {
+static inline double encode_as(uint8_t *code, int64_t *clipped, lot *t, int i, const quant_candidate *c, bool weighted,
+                               bool cut) {
     const vf inv = v_set(c->inv), scale = v_set(c->scale), magic = v_set(QUANT_MAGIC), zero = v_set(c->zero);
     const vf down = v_set(QUANT_MAGIC + c->down), up = v_set(QUANT_MAGIC + c->up), lo = v_set(c->lo), hi = v_set(c->hi);
+    block *k = &t->blocks[i];
     double error = 0;
-    for (int64_t j0 = 0; j0 < g->n; j0 += QUANT_BLOCK) {
-        int64_t end = g->n - j0;
-        if (g->n > QUANT_BLOCK) block_at(k, g, j0);
-        vf part[VECTORS];
-        for (int v = 0; v < VECTORS; v++) part[v] = v_set(0);
+    for (int64_t j0 = 0; j0 < t->n[i]; j0 += QUANT_BLOCK) {
+        int64_t end = t->n[i] - j0;
+        if (t->n[i] > QUANT_BLOCK) block_at(k, t, i, j0);
+        vf part[VECTORS], beyond[VECTORS];
+        for (int v = 0; v < VECTORS; v++) part[v] = beyond[v] = v_set(0);
         for (int j = 0; j < k->n; j += LANES)
             for (int v = 0; v < VECTORS; v++) {
                 int at = j + v * V;
-                vf w = v_load(k->w + at), t = fused(w, inv, magic), in = v_min(v_max(t, down), up),
-                   q = v_sub(in, magic);
-                if (cut) q = inside(q, w, lo, hi);
+                vf w = v_load(k->w + at), free = fused(w, inv, magic), in = v_min(v_max(free, down), up);
+                vf q = v_sub(in, magic);
+                if (cut) {
+                    q = inside(q, w, lo, hi);
+                    in = v_add(q, magic);
+                    free = inside(magic, w, lo, hi);
+                }
                 vf e = fused_minus(q, scale, w);
                 part[v] = fused(weighted ? v_mul(v_load(k->h + at), e) : e, e, part[v]);
                 if (!code) continue;
-                *clipped += cut ? differing(inside(magic, w, lo, hi), magic) : differing(in, t);
+                beyond[v] = count_differing(beyond[v], cut ? magic : in, free);
                 if (at + V <= end) {
-                    v_store_u8(code + j0 + at, v_int(v_add(q, zero)));
+                    store_codes(code + j0 + at, v_add(in, zero));
                 } else if (at < end) {
                     uint8_t tail[V];
-                    v_store_u8(tail, v_int(v_add(q, zero)));
+                    store_codes(tail, v_add(in, zero));
                     memcpy(code + j0 + at, tail, (size_t)(end - at));
                 }
             }
         error += (double)fold(part);
+        if (code) *clipped += (int64_t)fold(beyond);
     }
     return error;
 }
 
-static double encode(uint8_t *code, int64_t *clipped, const group *g, const quant_candidate *c, block *k) {
-    if (g->cut)
-        return g->h ? encode_as(code, clipped, g, c, k, true, true) : encode_as(code, clipped, g, c, k, false, true);
-    if (!code) return g->h ? encode_as(NULL, NULL, g, c, k, true, false) : encode_as(NULL, NULL, g, c, k, false, false);
-    return g->h ? encode_as(code, clipped, g, c, k, true, false) : encode_as(code, clipped, g, c, k, false, false);
+static double error_of(lot *t, int i, const quant_candidate *c) {
+    return t->h[i] ? encode_as(NULL, NULL, t, i, c, true, false) : encode_as(NULL, NULL, t, i, c, false, false);
 }
 
-static void challenge(group *g, block *k, quant_candidate c) {
-    double error = encode(NULL, NULL, g, &c, k);
-    if (error < g->error) {
-        g->error = error;
-        g->best = c;
+static double encode(uint8_t *code, int64_t *clipped, lot *t, int i, const quant_candidate *c) {
+    *clipped = 0;
+    if (t->cut) {
+        bool weighted = t->h[i] != NULL;
+        return encode_as(code, clipped, t, i, c, weighted, true);
     }
+    return t->h[i] ? encode_as(code, clipped, t, i, c, true, false) : encode_as(code, clipped, t, i, c, false, false);
 }
 
-/* ---- search -------------------------------------------------------------------------------------------------------
+/* ---- trials by true errors ----------------------------------------------------------------------------------------
  */
 
-/* Trials by true errors. */
-static void search_by_errors(group *g, block *k, const flrq_scheme *scheme, const flrq_clip *clip,
-                             const quant_plan *plan) {
-    bool negative = quant_signed(scheme, clip), grid = clip->search == FLRQ_CLIP_GRID;
-    float step = grid ? 0 : quant_first_step(plan, &g->range, 0, 0);
-    int count = grid ? clip->steps : plan->first;
-    g->best = quant_at_ratio(&g->range, 1, 1);
-    g->error = encode(NULL, NULL, g, &g->best, k);
-    if (clip->search == FLRQ_CLIP_NONE) return;
-    for (int i = 0; i < count; i++) {
-        float ratio = grid ? quant_grid_ratio(clip, i) : quant_first_ratio(plan, step, i);
-        challenge(g, k, quant_at_ratio(&g->range, ratio, 1));
-        if (negative) challenge(g, k, quant_at_ratio(&g->range, ratio, -1));
+/* Candidates side by side. down and up include QUANT_MAGIC. */
+typedef struct trials {
+    float scale[TRIALS], inv[TRIALS], zero[TRIALS], down[TRIALS], up[TRIALS], lo[TRIALS], hi[TRIALS];
+    double error[TRIALS];
+} trials;
+
+/* Adds one block to the errors of trials first .. first+3. Lane i is trial i / 4, column i % 4. */
+static inline void error_four(trials *s, int first, const block *k, bool weighted, bool cut) {
+    const vf magic = v_set(QUANT_MAGIC);
+    for (int v = 0; v < VECTORS; v++) {
+        int at = first + v * (V / 4);
+        const vf scale = load_spread(s->scale + at), inv = load_spread(s->inv + at);
+        const vf down = load_spread(s->down + at), up = load_spread(s->up + at);
+        const vf lo = load_spread(s->lo + at), hi = load_spread(s->hi + at);
+        vf part[4];
+        float sum[V];
+        for (int p = 0; p < 4; p++) part[p] = v_set(0);
+        for (int j = 0; j < k->n; j += LANES)
+#pragma GCC unroll 4
+            for (int p = 0; p < 4; p++) {
+                vf w = load_quads(k->w + j + 4 * p);
+                vf q = v_sub(v_min(v_max(fused(w, inv, magic), down), up), magic);
+                if (cut) q = inside(q, w, lo, hi);
+                vf e = fused_minus(q, scale, w);
+                part[p] = fused(weighted ? v_mul(load_quads(k->h + j + 4 * p), e) : e, e, part[p]);
+            }
+        v_store(sum, add_near(add_near(v_add(v_add(part[0], part[2]), v_add(part[1], part[3])), 2), 1));
+        for (int p = 0; p < V / 4; p++) s->error[at + p] += (double)sum[4 * p];
     }
 }
 
-static void search_by_fits(group *group_of, block *blocks, int count, const quant_plan *plan, bool both_signs) {
-    float b[GROUPS][2][16], c[GROUPS][2][16], inv[16];
-    for (int i = 0; i < count; i++) {
-        group *g = &group_of[i];
-        for (int t = 0; t < plan->first; t++) inv[t] = quant_first_inv(plan, &g->range, g->step, t);
-        fit(b[i][0], c[i][0], inv, plan->first, g, &blocks[i], false);
-        if (both_signs) fit(b[i][1], c[i][1], inv, plan->first, g, &blocks[i], true);
-    }
-    for (int i = 0; i < count; i++) {
-        group *g = &group_of[i];
-        float gain, other = 0;
-        int best = best_fit(b[i][0], c[i][0], plan->first, &gain);
-        int best_other = both_signs ? best_fit(b[i][1], c[i][1], plan->first, &other) : -1;
-        g->negative = other > gain;
-        if (g->negative) best = best_other;
-        g->inv = 0;
-        if (best < 0) continue;
-        g->inv = c[i][g->negative][best] / b[i][g->negative][best];
-        g->step = quant_second_step(plan, g->step, best);
-    }
-    for (int i = 0; i < count; i++) {
-        group *g = &group_of[i];
-        for (int t = 0; t < plan->second; t++) inv[t] = quant_second_inv(plan, g->inv, g->step, t);
-        fit(b[i][0], c[i][0], inv, plan->second, g, &blocks[i], g->negative);
-    }
-    for (int i = 0; i < count; i++) {
-        group *g = &group_of[i];
-        float gain, zero = g->best.zero;
-        int best = g->inv > 0 ? best_fit(b[i][0], c[i][0], plan->second, &gain) : -1;
-        g->best = quant_at_ratio(&g->range, 1, 1);
-        g->error = encode(NULL, NULL, g, &g->best, &blocks[i]);
-        if (best < 0) continue;
-        float scale = b[i][0][best] / c[i][0][best];
-        challenge(g, &blocks[i], quant_at_fit(&g->range, g->negative ? -scale : scale, zero));
+static inline void errors_of(trials *s, int count, lot *t, int i, bool weighted, bool cut) {
+    for (int64_t j = 0; j < t->n[i]; j += QUANT_BLOCK) {
+        if (t->n[i] > QUANT_BLOCK) block_at(&t->blocks[i], t, i, j);
+        for (int first = 0; first < count; first += 4) error_four(s, first, &t->blocks[i], weighted, cut);
     }
 }
 
-static inline quant_range range_of(const float *w, int64_t n, const flrq_scheme *scheme) {
-    float lo = w[0], hi = w[0];
-    int64_t j = 0;
-    if (n >= V) {
-        vf least = v_load(w), most = least;
-        for (j = V; j + V <= n; j += V) {
-            least = v_min(v_load(w + j), least);
-            most = v_max(v_load(w + j), most);
+/* The ratios of a grid or fast search by true errors; none for FLRQ_CLIP_NONE. */
+typedef struct ratio_list {
+    const flrq_clip *clip;
+    quant_plan plan;
+    int64_t count;
+    int signs; /* 2: each ratio with both signs of the scale */
+} ratio_list;
+
+static inline float ratio_at(const ratio_list *list, int i) {
+    if (list->clip->search == FLRQ_CLIP_GRID) return quant_grid_ratio(list->clip, i);
+    return quant_first_ratio(&list->plan, quant_error_step(&list->plan), i);
+}
+
+/* The candidate with the lowest error. Ratio 1 stands before the list. */
+static quant_candidate search_by_errors(lot *t, int i, const ratio_list *list) {
+    const quant_levels *l = &t->levels;
+    quant_range r = range_of(t, i);
+    quant_candidate best = quant_at_ratio(l, r, 1, 1);
+    double lowest = INFINITY;
+    trials s;
+    for (int64_t done = 0, all = 1 + list->count * list->signs; list->count > 0 && done < all; done += TRIALS) {
+        int now = all - done < TRIALS ? (int)(all - done) : TRIALS;
+        for (int k = 0; k < TRIALS; k++) { /* past the end the last again */
+            int64_t number = done + (k < now ? k : now - 1) - 1;
+            float ratio = number < 0 ? 1.0f : ratio_at(list, (int)(number / list->signs));
+            quant_candidate c = quant_at_ratio(l, r, ratio, number > 0 && number % list->signs ? -1.0f : 1.0f);
+            s.scale[k] = c.scale;
+            s.inv[k] = c.inv;
+            s.zero[k] = c.zero;
+            s.down[k] = QUANT_MAGIC + c.down;
+            s.up[k] = QUANT_MAGIC + c.up;
+            s.lo[k] = c.lo;
+            s.hi[k] = c.hi;
+            s.error[k] = 0;
         }
-        lo = v_minall(least);
-        hi = v_maxall(most);
+        if (t->cut)
+            errors_of(&s, now, t, i, t->h[i] != NULL, true);
+        else if (t->h[i])
+            errors_of(&s, now, t, i, true, false);
+        else
+            errors_of(&s, now, t, i, false, false);
+        for (int k = 0; k < now; k++) {
+            if (!(s.error[k] < lowest)) continue;
+            lowest = s.error[k];
+            best = (quant_candidate){s.scale[k], s.inv[k], s.zero[k], s.down[k] - QUANT_MAGIC, s.up[k] - QUANT_MAGIC,
+                                     s.lo[k],    s.hi[k]};
+        }
     }
-    for (; j < n; j++) {
-        lo = w[j] < lo ? w[j] : lo;
-        hi = w[j] > hi ? w[j] : hi;
+    return best;
+}
+
+/* ---- one row ------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct row {
+    uint8_t *code;
+    float *scale;
+    uint8_t *zero;
+    const float *w;
+    flrq_clip_stats *stats;
+} row;
+
+static void finish(const row *to, const lot *t, int i, const quant_candidate *c, double error, int64_t clipped) {
+    to->scale[t->index[i]] = c->scale;
+    if (to->zero) to->zero[t->index[i]] = (uint8_t)c->zero;
+    to->stats->clipped += clipped;
+    to->stats->weighted_error += error;
+    to->stats->weighted_norm += t->norm[i];
+    to->stats->ratio_sum += quant_ratio(range_of(t, i), c->scale);
+}
+
+static void quantize_by_fits(const row *to, lot *t, const quant_plan *plan, bool both_signs) {
+    quant_candidate found[GROUPS], nearest[GROUPS];
+    for (int i = 0; i < GROUPS; i++) {
+        t->step[i] = quant_first_step(plan, range_of(t, i), t->norm[i], t->mass[i]);
+        t->zero[i] = quant_fit_zero(&t->levels, range_of(t, i));
     }
-    return quant_range_of(scheme, lo, hi);
+    for (int i = 0; i < t->count; i++) block_prepare(&t->blocks[i], t, i, both_signs);
+    round_one(t, plan, both_signs);
+    for (int i = 0; i < GROUPS; i++) {
+        t->step[i] = quant_second_step(plan, t->step[i], t->trial[i]);
+        t->centre[i] = t->c[i] / t->b[i];
+    }
+    round_two(t, plan);
+    for (int i = 0; i < GROUPS; i++) {
+        float scale = t->b[i] / t->c[i];
+        found[i] = quant_at_fit(&t->levels, range_of(t, i), t->negative[i] ? -scale : scale, t->zero[i]);
+        nearest[i] = quant_at_ratio(&t->levels, range_of(t, i), 1, 1);
+    }
+    for (int i = 0; i < t->count; i++) {
+        uint8_t *code = to->code + (t->w[i] - to->w);
+        int64_t clipped;
+        double error = t->fitted[i] ? encode(code, &clipped, t, i, &found[i]) : INFINITY;
+        if (error < error_of(t, i, &nearest[i])) {
+            finish(to, t, i, &found[i], error, clipped);
+        } else {
+            error = encode(code, &clipped, t, i, &nearest[i]);
+            finish(to, t, i, &nearest[i], error, clipped);
+        }
+    }
+}
+
+static void quantize_by_errors(const row *to, lot *t, const ratio_list *list) {
+    for (int i = 0; i < t->count; i++) {
+        quant_candidate c = search_by_errors(t, i, list);
+        int64_t clipped;
+        double error = encode(to->code + (t->w[i] - to->w), &clipped, t, i, &c);
+        finish(to, t, i, &c, error, clipped);
+    }
 }
 
 static void quantize_row(uint8_t *code, float *scale, uint8_t *zero, const float *w, const float *h, int64_t cols,
-                         int64_t group_size, const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
-    block blocks[GROUPS];
-    group groups[GROUPS];
-    int64_t index[GROUPS];
-    bool cut = clip->mode == FLRQ_CLIP_ZERO, both_signs = quant_signed(scheme, clip);
-    quant_plan plan = quant_plan_of(scheme->bits, group_size, cut);
-    bool fits = clip->search == FLRQ_CLIP_FAST && plan.second > 0;
-    int64_t n_groups = (cols + group_size - 1) / group_size;
-    for (int64_t i = 0; i < n_groups;) {
-        int count = 0;
-        for (; i < n_groups && count < GROUPS; i++) {
-            int64_t j0 = i * group_size;
-            group *g = &groups[count];
-            *g = (group){.w = w + j0, .h = h ? h + j0 : NULL, .n = cols - j0 < group_size ? cols - j0 : group_size};
-            g->cut = cut;
-            g->range = range_of(g->w, g->n, scheme);
-            stats->groups++;
-            if (g->range.lo == g->range.hi) {
-                memset(code + j0, (int)g->range.middle, (size_t)g->n);
-                scale[i] = 1;
-                if (zero) zero[i] = 0;
-                stats->zero_groups++;
-                stats->ratio_sum += 1;
-                continue;
-            }
-            block *k = &blocks[count];
-            double mass = 0;
-            for (int64_t j = 0; j < g->n; j += QUANT_BLOCK) {
-                block_at(k, g, j);
-                g->norm += block_norm(k, g->n - j < QUANT_BLOCK ? g->n - j : QUANT_BLOCK, &mass);
-            }
-            if (fits) {
-                g->step = quant_first_step(&plan, &g->range, g->norm, mass);
-                g->best.zero = quant_fit_zero(&g->range);
-                block_prepare(k, &g->range, g->best.zero, both_signs);
-            }
-            index[count++] = i;
+                         int64_t group, const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
+    const row to = {code, scale, zero, w, stats};
+    lot t;
+    t.cut = clip->mode == FLRQ_CLIP_ZERO;
+    t.levels = quant_levels_of(scheme);
+    quant_plan plan = quant_plan_of(scheme->bits, group, t.cut);
+    bool both_signs = quant_signed(scheme, clip), by_fits = clip->search == FLRQ_CLIP_FAST && plan.second > 0;
+    const ratio_list list = {clip, plan,
+                             clip->search == FLRQ_CLIP_NONE   ? 0
+                             : clip->search == FLRQ_CLIP_GRID ? clip->steps
+                                                              : plan.first,
+                             1 + both_signs};
+    lot_clear(&t);
+    for (int64_t j0 = 0, index = 0; j0 < cols; j0 += group, index++) {
+        int i = t.count;
+        t.w[i] = w + j0;
+        t.h[i] = h ? h + j0 : NULL;
+        t.n[i] = cols - j0 < group ? cols - j0 : group;
+        t.index[i] = index;
+        measure(&t, i);
+        stats->groups++;
+        if (t.lo[i] == t.hi[i]) {
+            memset(code + j0, (int)t.levels.middle, (size_t)t.n[i]);
+            scale[index] = 1;
+            if (zero) zero[index] = 0;
+            stats->zero_groups++;
+            stats->ratio_sum += 1;
+        } else {
+            t.count++;
         }
-        if (fits)
-            search_by_fits(groups, blocks, count, &plan, both_signs);
+        if (t.count < GROUPS && t.n[i] < cols - j0) continue;
+        if (by_fits)
+            quantize_by_fits(&to, &t, &plan, both_signs);
         else
-            for (int t = 0; t < count; t++) search_by_errors(&groups[t], &blocks[t], scheme, clip, &plan);
-        for (int t = 0; t < count; t++) {
-            const group *g = &groups[t];
-            encode(code + (g->w - w), &stats->clipped, g, &g->best, &blocks[t]);
-            scale[index[t]] = g->best.scale;
-            if (zero) zero[index[t]] = (uint8_t)g->best.zero;
-            stats->weighted_error += g->error;
-            stats->weighted_norm += g->norm;
-            stats->ratio_sum += fabs((double)g->best.scale) / (double)g->range.scale;
-        }
+            quantize_by_errors(&to, &t, &list);
+        lot_clear(&t);
     }
 }
 
