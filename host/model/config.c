@@ -12,8 +12,8 @@
 #include <string.h>
 #include <strings.h>
 
-/* Longest sequence of layers that is believed: beyond it the number is an error, not a model. */
-enum { MAX_LAYERS = 65536 };
+/* What is believed: beyond it the number is an error, not a model, and must not cost memory or time. */
+enum { MAX_LAYERS = 65536, MAX_HEAD_DIM = 65536 };
 static const int64_t max_dim = INT32_MAX;
 
 /* ---- reading of values ------------------------------------------------------------------------------------------- */
@@ -370,6 +370,9 @@ static flrq_status read_heads(flrq_model *model, const char *path) {
                 (long long)model->hidden, (long long)model->heads);
         head_dim = model->hidden / model->heads;
     }
+    if (head_dim > MAX_HEAD_DIM)
+        return flrq_fail(FLRQ_ERR_FORMAT, "%s: head_dim %lld; expected at most %d", path, (long long)head_dim,
+                         MAX_HEAD_DIM);
     model->head_dim = head_dim;
     return FLRQ_OK;
 }

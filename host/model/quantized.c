@@ -24,6 +24,7 @@ static flrq_status regex_match(const char *path, const char *pattern, const char
     *matched = 0;
     pcre2_code *re =
         pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED | PCRE2_UTF, &code, &at, NULL);
+    if (!re && code == PCRE2_ERROR_HEAP_FAILED) return flrq_fail_memory(strlen(pattern), "a regular expression");
     if (!re) {
         PCRE2_UCHAR message[128];
         pcre2_get_error_message(code, message, sizeof message);
@@ -301,7 +302,7 @@ static flrq_status find_factor(const flrq_model *model, const char *module, cons
 }
 
 static flrq_status attach_factors(const flrq_model *model, const lora_config *config, flrq_linear *linear, char *used) {
-    const flrq_tensor *a, *b;
+    const flrq_tensor *a = NULL, *b = NULL;
     FLRQ_TRY(find_factor(model, linear->module, "lora_A", &a));
     FLRQ_TRY(find_factor(model, linear->module, "lora_B", &b));
     if (!a && !b) return FLRQ_OK;

@@ -6,13 +6,13 @@
 #include <math.h>
 #include "model/folder.h"
 
-static flrq_backend *backend_opens(const char *name) {
+static inline flrq_backend *backend_opens(const char *name) {
     flrq_backend *be = NULL;
     if (flrq_backend_open(&be, name, 2) != FLRQ_OK) fail_msg("%s", flrq_last_error());
     return be;
 }
 
-static void *backend_memory(flrq_backend *be, size_t bytes) {
+static inline void *backend_memory(flrq_backend *be, size_t bytes) {
     void *memory = NULL;
     if (be->alloc(be, &memory, bytes, "a test") != FLRQ_OK) fail_msg("%s", flrq_last_error());
     return memory;
@@ -24,7 +24,7 @@ static void *backend_memory(flrq_backend *be, size_t bytes) {
     } while (0)
 
 /** Logits [tokens, vocab] of one sequence (free()). */
-static float *model_logits(const flrq_model *m, flrq_backend *be, const int32_t *ids, int64_t tokens) {
+static inline float *model_logits(const flrq_model *m, flrq_backend *be, const int32_t *ids, int64_t tokens) {
     flrq_globals *globals;
     flrq_block *block;
     size_t x_bytes = (size_t)(tokens * m->hidden) * sizeof(float);
@@ -53,7 +53,7 @@ static float *model_logits(const flrq_model *m, flrq_backend *be, const int32_t 
 }
 
 /** ||a - b|| / ||b||, or max|a - b| / max|b|, whichever is larger; infinity when anything is not finite. */
-static double disagreement(const float *a, const float *b, int64_t count) {
+static inline double disagreement(const float *a, const float *b, int64_t count) {
     double diff = 0, norm = 0, max_diff = 0, max = 0;
     for (int64_t i = 0; i < count; i++) {
         if (!isfinite(a[i]) || !isfinite(b[i])) return INFINITY;

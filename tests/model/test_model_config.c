@@ -104,6 +104,7 @@ static void test_malformed(void **state) {
         {LLAMA, "num_attention_heads", "5", "not a multiple"},
         {LLAMA, "num_key_value_heads", "3", "num_key_value_heads 3"},
         {LLAMA, "head_dim", "7", "odd"},
+        {LLAMA, "head_dim", "65538", "head_dim 65538"},
         {LLAMA, "rms_norm_eps", "\"1e-5\"", "a number"},
         {LLAMA, "rms_norm_eps", "-1", "rms_norm_eps"},
         {LLAMA, "tie_word_embeddings", "1", "true or false"},
