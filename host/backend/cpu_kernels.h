@@ -9,7 +9,10 @@
 #include "flrq_backend.h"
 
 /** Floats of work that a matrix product needs. */
-enum { CPU_GEMM_WORK = 256 * (128 + 512) + 512 };
+enum { CPU_GEMM_WORK = 256 * (256 + 512) + 1024 };
+
+/** Columns of a block of the amax curve; floats of the widest vector. */
+enum { CPU_AMAX_COLS = 64, CPU_MAX_LANES = 16 };
 
 struct cpu_kernels {
     const char *isa; /* "generic", "avx2", "avx512" */
@@ -27,10 +30,17 @@ struct cpu_kernels {
     void (*scale_by)(float *x, const float *s, int64_t count);
     /** sum of squares, accumulated in double every 256 elements. */
     double (*sum_squares)(const float *x, int64_t count);
-    /** amax[r] = max(amax[r], |row - sum_{i<r} u[i] vt[i*ld_vt + .]|) for r = 0..b over one row segment; row is preserved.
-     *  vt is [b, ld_vt] row-major (V transposed for this segment), u the b factors of this row. */
-    void (*amax_row)(float *amax, const float *row, const float *u, const float *vt, int64_t ld_vt, int64_t b,
-                     int64_t cols);
+    /** Lane maxima of |A - sum_{i<r} u_i v_i^T|, r = 0..b, over a tile of A [rows, cols]: lanes [b + 1, vector] only grows.
+     *  u [rows, ld_u] row-major; vt [ceil(cols / CPU_AMAX_COLS)][b][CPU_AMAX_COLS], zeros beyond cols. lanes holds
+     *  (b + 1) * CPU_MAX_LANES floats, zeroed before the first tile; amax_reduce() folds it. */
+    void (*amax_tile)(float *lanes, const float *a, int64_t ld_a, int64_t rows, int64_t cols, const float *u, int64_t ld_u,
+                      const float *vt, int64_t b);
+    /** amax[r] = max(amax[r], lanes of r), r < count. */
+    void (*amax_reduce)(float *amax, const float *lanes, int64_t count);
+    /** sum of |x[i]| in double. */
+    double (*abs_sum)(const float *x, int64_t count);
+    /** abs_sums[j] += |x[j]| * factor, square_sums[j] += x[j]^2, in double. */
+    void (*add_stats)(double *abs_sums, double *square_sums, const float *x, double factor, int64_t count);
     /** index of the first non-finite element, or -1. */
     int64_t (*find_nonfinite)(const float *x, int64_t count);
 

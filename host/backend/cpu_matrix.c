@@ -334,7 +334,7 @@ typedef struct scan_job {
     double *sums;    /* sum_squares: [tiles] */
     int64_t *counts; /* count_nonfinite: [tiles] of number, then [tiles] of first index */
     int64_t tiles;
-    const float *u, *vt; /* amax_curve: [m, b] and [b, n] */
+    const float *u, *vt; /* amax_curve: [m, b] and the blocks of blocks_task() */
     int64_t b;
     float *amax; /* [tiles, b + 1] */
 } scan_job;
@@ -381,16 +381,34 @@ static void nonfinite_task(void *arg, int64_t index, int thread) {
 
 static void amax_task(void *arg, int64_t index, int thread) {
     const scan_job *job = arg;
-    int64_t row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->a->rows - row0), n = job->a->cols;
-    float *amax = job->amax + index * (job->b + 1);
-    memset(amax, 0, (size_t)(job->b + 1) * sizeof *amax);
+    const cpu_kernels *kernels = job->cpu->kernels;
+    int64_t row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->a->rows - row0), n = job->a->cols,
+            b = job->b;
+    float *lanes = (float *)job->cpu->scratch[thread] + TILE_FLOATS, *amax = job->amax + index * (b + 1);
+    memset(lanes, 0, (size_t)((b + 1) * CPU_MAX_LANES) * sizeof *lanes);
     for (int64_t col0 = 0; col0 < n; col0 += CPU_PANEL_COLS) {
         int64_t cols = min64(CPU_PANEL_COLS, n - col0);
         tile part = tile_of(job->cpu, thread, job->a, row0, rows, col0, cols);
-        for (int64_t i = 0; i < rows; i++)
-            job->cpu->kernels->amax_row(amax, part.data + i * part.ld, job->u + (row0 + i) * job->b, job->vt + col0, n,
-                                        job->b, cols);
+        kernels->amax_tile(lanes, part.data, part.ld, rows, cols, job->u + row0 * b, b, job->vt + col0 * b, b);
     }
+    memset(amax, 0, (size_t)(b + 1) * sizeof *amax);
+    kernels->amax_reduce(amax, lanes, b + 1);
+}
+
+/* vt [ceil(n / CPU_AMAX_COLS)][b][CPU_AMAX_COLS] = columns of v [n, b], zeros beyond n. */
+typedef struct blocks_job {
+    float *vt;
+    const float *v;
+    int64_t n, b;
+} blocks_job;
+
+static void blocks_task(void *arg, int64_t index, int thread) {
+    const blocks_job *job = arg;
+    float *to = job->vt + index * job->b * CPU_AMAX_COLS;
+    const float *from = job->v + index * CPU_AMAX_COLS * job->b;
+    int64_t cols = min64(CPU_AMAX_COLS, job->n - index * CPU_AMAX_COLS);
+    for (int64_t r = 0; r < job->b; r++)
+        for (int64_t j = 0; j < CPU_AMAX_COLS; j++) to[r * CPU_AMAX_COLS + j] = j < cols ? from[j * job->b + r] : 0;
 }
 
 /* Checks the operand, reserves `bytes` of shared scratch and fills the common part of a scan. */
@@ -438,17 +456,18 @@ static flrq_status cpu_count_nonfinite(flrq_backend *be, int64_t *count, int64_t
 static flrq_status cpu_amax_curve(flrq_backend *be, float *amax, const flrq_operand *a, const float *d_u,
                                   const float *d_v, int64_t b) {
     FLRQ_TRY(check_columns("amax_curve", b));
-    size_t curve_bytes = 0, vt_bytes = 0;
-    FLRQ_TRY(size_of(&curve_bytes, ceil_div(a->rows, CPU_TILE_ROWS), b + 1, sizeof(float), "amax_curve"));
-    FLRQ_TRY(size_of(&vt_bytes, a->cols, b, sizeof(float), "amax_curve"));
-    curve_bytes = (curve_bytes + 63) / 64 * 64;
+    int64_t tiles = ceil_div(a->rows, CPU_TILE_ROWS), blocks = ceil_div(a->cols, CPU_AMAX_COLS);
+    size_t lanes_bytes = 0, vt_bytes = 0, curve_bytes = 0;
+    FLRQ_TRY(size_of(&lanes_bytes, CPU_MAX_LANES, b + 1, sizeof(float), "amax_curve"));
+    FLRQ_TRY(size_of(&vt_bytes, blocks * CPU_AMAX_COLS, b, sizeof(float), "amax_curve"));
+    FLRQ_TRY(size_of(&curve_bytes, tiles, b + 1, sizeof(float), "amax_curve"));
     scan_job job = {.u = d_u, .b = b};
-    FLRQ_TRY(scan_begin(be, &job, "amax_curve", a, curve_bytes + vt_bytes));
-    job.amax = (float *)job.cpu->shared;
-    float *vt = (float *)(job.cpu->shared + curve_bytes);
-    for (int64_t j = 0; j < a->cols; j++)
-        for (int64_t r = 0; r < b; r++) vt[r * a->cols + j] = d_v[j * b + r];
+    FLRQ_TRY(scan_begin(be, &job, "amax_curve", a, vt_bytes + curve_bytes));
+    FLRQ_TRY(cpu_scratch(be, TILE_FLOATS * sizeof(float) + lanes_bytes));
+    float *vt = (float *)job.cpu->shared;
     job.vt = vt;
+    job.amax = vt + blocks * CPU_AMAX_COLS * b;
+    flrq_parallel_for(job.cpu->threads, blocks, blocks_task, &(blocks_job){vt, d_v, a->cols, b});
     flrq_parallel_for(job.cpu->threads, job.tiles, amax_task, &job);
     memset(amax, 0, (size_t)(b + 1) * sizeof *amax);
     for (int64_t i = 0; i < job.tiles; i++)

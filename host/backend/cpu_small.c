@@ -120,7 +120,7 @@ typedef struct rows_job {
     cpu_state *cpu;
     float *y; /* [m, n], changed in place */
     int64_t m, n;
-    const float *a; /* solve: R [n, n]; gemm: [m, b]; rank one: u [m] */
+    const float *a; /* solve: R^-1 [n, n]; gemm: [m, b]; rank one: u [m] */
     const float *b; /* gemm: [b, n]; rank one: v [n] */
     int64_t inner;  /* gemm: b */
     float alpha, beta;
@@ -128,24 +128,42 @@ typedef struct rows_job {
 
 static void solve_task(void *arg, int64_t index, int thread) {
     const rows_job *job = arg;
-    int64_t row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->m - row0);
-    cblas_strsm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit, (int)rows, (int)job->n, 1, job->a,
-                (int)job->n, job->y + row0 * job->n, (int)job->n);
+    int64_t b = job->n, row0 = index * CPU_TILE_ROWS, rows = min64(CPU_TILE_ROWS, job->m - row0);
+    float *y = job->y + row0 * b, *copy = (float *)job->cpu->scratch[thread];
+    memcpy(copy, y, (size_t)(rows * b) * sizeof *y);
+    job->cpu->kernels->gemm(0, 0, rows, b, b, 1, copy, b, job->a, b, 0, y, b, job->cpu->work[thread]);
 }
 
+/* inverse [b, b] of upper triangular r, row by row from the last: row i = (e_i - sum_{k>i} r_ik row k) / r_ii. */
+static void invert_triangle(double *inverse, const double *r, int64_t b) {
+    memset(inverse, 0, (size_t)(b * b) * sizeof *inverse);
+    for (int64_t i = b - 1; i >= 0; i--) {
+        double *row = inverse + i * b;
+        row[i] = 1;
+        for (int64_t k = i + 1; k < b; k++)
+            for (int64_t j = k; j < b; j++) row[j] -= r[i * b + k] * inverse[k * b + j];
+        for (int64_t j = i; j < b; j++) row[j] /= r[i * b + i];
+    }
+}
+
+/* Multiplies by the inverse instead of substituting: the product runs at the speed of gemm, the inverse is formed in
+ * double, and the error stays eps |Y| |R^-1|, which substitution in fp32 has as well. */
 static flrq_status cpu_solve_right(flrq_backend *be, float *d_y, const double *d_r, int64_t m, int64_t b) {
     FLRQ_TRY(check_shape("solve_right", m, b, sizeof(float)));
-    FLRQ_TRY(check_shape("solve_right", b, b, sizeof(double)));
-    if (m == 0 || b == 0) return FLRQ_OK;
-    cpu_state *cpu = cpu_of(be);
-    FLRQ_TRY(cpu_shared(be, sizeof(float) * (size_t)(b * b)));
-    float *r = (float *)cpu->shared;
-    for (int64_t i = 0; i < b * b; i++) r[i] = (float)d_r[i];
+    FLRQ_TRY(check_shape("solve_right", b, b, 2 * sizeof(double)));
     for (int64_t i = 0; i < b; i++)
-        if (r[i * b + i] == 0 || !isfinite(r[i * b + i]))
+        if ((float)d_r[i * b + i] == 0 || !isfinite((float)d_r[i * b + i]))
             return flrq_fail(FLRQ_ERR_NUMERIC, "solve_right: diagonal element %lld of R is %g", (long long)i,
                              d_r[i * b + i]);
-    rows_job job = {.cpu = cpu, .y = d_y, .m = m, .n = b, .a = r};
+    if (m == 0 || b == 0) return FLRQ_OK;
+    cpu_state *cpu = cpu_of(be);
+    FLRQ_TRY(cpu_shared(be, (sizeof(double) + sizeof(float)) * (size_t)(b * b)));
+    FLRQ_TRY(cpu_scratch(be, sizeof(float) * (size_t)(CPU_TILE_ROWS * b)));
+    double *inverse = (double *)cpu->shared;
+    float *rounded = (float *)(inverse + b * b);
+    invert_triangle(inverse, d_r, b);
+    for (int64_t i = 0; i < b * b; i++) rounded[i] = (float)inverse[i];
+    rows_job job = {.cpu = cpu, .y = d_y, .m = m, .n = b, .a = rounded};
     flrq_parallel_for(cpu->threads, ceil_div(m, CPU_TILE_ROWS), solve_task, &job);
     return FLRQ_OK;
 }
@@ -260,8 +278,7 @@ static void token_task(void *arg, int64_t index, int thread) {
     const input_job *job = arg;
     int64_t end = min64(job->tokens, (index + 1) * CPU_TILE_ROWS);
     for (int64_t t = index * CPU_TILE_ROWS; t < end; t++) {
-        double sum = 0;
-        for (int64_t j = 0; j < job->n; j++) sum += fabs((double)job->x[t * job->n + j]);
+        double sum = job->cpu->kernels->abs_sum(job->x + t * job->n, job->n);
         job->token_factor[t] = sum > 0 ? (double)job->n / sum : 0;
     }
 }
@@ -269,16 +286,9 @@ static void token_task(void *arg, int64_t index, int thread) {
 static void stats_task(void *arg, int64_t index, int thread) {
     const input_job *job = arg;
     int64_t col0 = index * PANEL_STATS, cols = min64(PANEL_STATS, job->n - col0);
-    double *abs_sum = job->abs_sum + col0, *square_sum = job->square_sum + col0;
-    for (int64_t t = 0; t < job->tokens; t++) {
-        const float *x = job->x + t * job->n + col0;
-        double factor = job->token_factor[t];
-        for (int64_t j = 0; j < cols; j++) {
-            double value = (double)x[j];
-            abs_sum[j] += fabs(value) * factor;
-            square_sum[j] += value * value;
-        }
-    }
+    for (int64_t t = 0; t < job->tokens; t++)
+        job->cpu->kernels->add_stats(job->abs_sum + col0, job->square_sum + col0, job->x + t * job->n + col0,
+                                     job->token_factor[t], cols);
 }
 
 static flrq_status cpu_input_stats(flrq_backend *be, double *d_abs_sum, double *d_square_sum, const float *d_x,
@@ -286,7 +296,8 @@ static flrq_status cpu_input_stats(flrq_backend *be, double *d_abs_sum, double *
     FLRQ_TRY(check_shape("input_stats", tokens, n, sizeof(float)));
     cpu_state *cpu = cpu_of(be);
     FLRQ_TRY(cpu_shared(be, sizeof(double) * (size_t)tokens));
-    input_job job = {.x = d_x,
+    input_job job = {.cpu = cpu,
+                     .x = d_x,
                      .tokens = tokens,
                      .n = n,
                      .token_factor = (double *)cpu->shared,

@@ -37,6 +37,7 @@ static inline vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } 
 static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); } /* b when either is NaN */
 static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf v_abs(vf a) { return _mm512_abs_ps(a); }
+static inline vf v_maxabs(vf a, vf b) { return _mm512_range_ps(a, b, 0x0b); } /* max(|a|, |b|) in one instruction */
 static inline vf v_round(vf a) { return _mm512_roundscale_ps(a, 8); } /* to nearest even, no exceptions */
 static inline float v_sum(vf a) { return _mm512_reduce_add_ps(a); }
 static inline float v_maxall(vf a) { return _mm512_reduce_max_ps(a); }
@@ -78,6 +79,7 @@ static inline vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 static inline vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf v_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+static inline vf v_maxabs(vf a, vf b) { return v_max(v_abs(a), v_abs(b)); }
 static inline vf v_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline float v_sum(vf a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -138,6 +140,7 @@ static inline vf v_fnma(vf a, vf b, vf c) { V_EACH(c.f[k] - a.f[k] * b.f[k]); }
 static inline vf v_min(vf a, vf b) { V_EACH(a.f[k] < b.f[k] ? a.f[k] : b.f[k]); }
 static inline vf v_max(vf a, vf b) { V_EACH(a.f[k] > b.f[k] ? a.f[k] : b.f[k]); }
 static inline vf v_abs(vf a) { V_EACH(fabsf(a.f[k])); }
+static inline vf v_maxabs(vf a, vf b) { return v_max(v_abs(a), v_abs(b)); }
 static inline vf v_round(vf a) { V_EACH(rintf(a.f[k])); }
 static inline float v_sum(vf a) {
     return ((a.f[0] + a.f[4]) + (a.f[2] + a.f[6])) + ((a.f[1] + a.f[5]) + (a.f[3] + a.f[7]));

@@ -22,7 +22,7 @@ enum { MR = 4, NV = 1, IN_PLACE = 0 }; /* a compiler vectorises the micro-kernel
 
 enum {
     KC = 256,                 /* terms of one block: a panel of B is 48 KiB with AVX-512 */
-    MC = 128,                 /* rows of A that are packed at a time */
+    MC = 256,                 /* rows of A that are packed at a time */
     PANEL = NV * V,           /* columns of a panel of B */
     NC = 512 / PANEL * PANEL, /* columns of B that are packed at a time */
     SKEW = 16                 /* floats between packed blocks of A: else all blocks share a few cache sets */
@@ -115,7 +115,9 @@ static void pack_b(float *packed, int64_t k, int64_t n, const float *b, int64_t 
 
 /* packed [ceil(m / MR)][k * MR + SKEW], each block [k][MR]: a(i, p) = a[i * row_step + p * k_step], 0 beyond m. */
 static void pack_a(float *packed, int64_t m, int64_t k, const float *a, int64_t row_step, int64_t k_step) {
-    for (int64_t p = 0; p < k; p++)
+    for (int64_t p = 0; p < k; p++) {
+        /* Each row is on another page, where no hardware prefetcher follows. */
+        for (int64_t i = 0; row_step == 1 && p + 8 < k && i < m; i += 16) __builtin_prefetch(a + i + (p + 8) * k_step);
         for (int64_t i0 = 0; i0 < m; i0 += MR) {
             float *to = packed + i0 / MR * (k * MR + SKEW) + p * MR;
             const float *from = a + i0 * row_step + p * k_step;
@@ -126,6 +128,7 @@ static void pack_a(float *packed, int64_t m, int64_t k, const float *a, int64_t 
             }
             for (int64_t i = 0; i < MR; i++) to[i] = i < rows ? from[i * row_step] : 0;
         }
+    }
 }
 
 static void gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t ld_a,

@@ -84,24 +84,86 @@ static double sum_squares(const float *x, int64_t count) {
     return total;
 }
 
-static void amax_row(float *amax, const float *row, const float *u, const float *vt, int64_t ld_vt, int64_t b,
-                     int64_t cols) {
-    int64_t j = 0;
-    for (; j + V <= cols; j += V) {
-        vf residual = v_load(row + j);
-        amax[0] = fmaxf(amax[0], v_maxall(v_abs(residual)));
-        for (int64_t r = 0; r < b; r++) {
-            residual = v_fnma(v_set(u[r]), v_load(vt + r * ld_vt + j), residual);
-            amax[r + 1] = fmaxf(amax[r + 1], v_maxall(v_abs(residual)));
+/* Vectors of a row that stay in registers while the rank-1 terms are subtracted. */
+enum { AMAX_VECTORS = 4 };
+_Static_assert(CPU_AMAX_COLS % (AMAX_VECTORS * V) == 0, "blocks of the amax curve are whole groups of vectors");
+
+/* lanes := max(lanes, |x|) for x [rows, AMAX_VECTORS]. A tree: the maxima of successive ranks overlap in the pipeline.
+ */
+static inline __attribute__((always_inline)) void amax_update(float *lanes, const int rows, vf x[][AMAX_VECTORS]) {
+    vf top[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) top[i] = v_max(v_maxabs(x[i][0], x[i][1]), v_maxabs(x[i][2], x[i][3]));
+    vf all = rows == 4   ? v_max(v_max(top[0], top[1]), v_max(top[2], top[3]))
+             : rows == 2 ? v_max(top[0], top[1])
+                         : top[0];
+    v_store(lanes, v_max(v_load(lanes), all));
+}
+
+/* `rows` rows x AMAX_VECTORS vectors: the residual stays in registers over all ranks. cols is what
+ * is left of the tile; zeros are read beyond. */
+static inline __attribute__((always_inline)) void amax_rows(float *lanes, const int rows, const float *a, int64_t ld_a,
+                                                            int64_t cols, const float *u, int64_t ld_u, const float *vt,
+                                                            int64_t b) {
+    vf x[4][AMAX_VECTORS];
+    for (int i = 0; i < rows; i++) {
+        /* The next block of the same rows: they are on different pages, where no hardware prefetcher follows. */
+        for (int v = 0; v < AMAX_VECTORS && cols > CPU_AMAX_COLS; v++)
+            __builtin_prefetch(a + i * ld_a + CPU_AMAX_COLS + v * V);
+        for (int v = 0; v < AMAX_VECTORS; v++) {
+            int64_t left = cols - v * V;
+            x[i][v] = v_load_n(a + i * ld_a + (left > 0 ? v * V : 0), (int)(left > V ? V : left > 0 ? left : 0));
         }
     }
-    for (; j < cols; j++) {
-        float residual = row[j];
-        amax[0] = fmaxf(amax[0], fabsf(residual));
-        for (int64_t r = 0; r < b; r++) {
-            residual = fmaf(-u[r], vt[r * ld_vt + j], residual);
-            amax[r + 1] = fmaxf(amax[r + 1], fabsf(residual));
+    amax_update(lanes, rows, x);
+    for (int64_t r = 0; r < b; r++) {
+        lanes += V;
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; i++) {
+            vf factor = v_set(u[i * ld_u + r]);
+#pragma GCC unroll 4
+            for (int v = 0; v < AMAX_VECTORS; v++)
+                x[i][v] = v_fnma(factor, v_load(vt + r * CPU_AMAX_COLS + v * V), x[i][v]);
         }
+        amax_update(lanes, rows, x);
+    }
+}
+
+static void amax_tile(float *lanes, const float *a, int64_t ld_a, int64_t rows, int64_t cols, const float *u,
+                      int64_t ld_u, const float *vt, int64_t b) {
+    enum { ROWS = V == 16 ? 4 : 2 }; /* 16 residual vectors in 32 registers, 8 in 16 */
+    for (int64_t j = 0; j < cols; j += AMAX_VECTORS * V) {
+        const float *block = vt + j / CPU_AMAX_COLS * CPU_AMAX_COLS * b + j % CPU_AMAX_COLS;
+        int64_t i = 0;
+        for (; i + ROWS <= rows; i += ROWS)
+            amax_rows(lanes, ROWS, a + i * ld_a + j, ld_a, cols - j, u + i * ld_u, ld_u, block, b);
+        for (; i < rows; i++) amax_rows(lanes, 1, a + i * ld_a + j, ld_a, cols - j, u + i * ld_u, ld_u, block, b);
+    }
+}
+
+static void amax_reduce(float *amax, const float *lanes, int64_t count) {
+    for (int64_t r = 0; r < count; r++) {
+        float top = v_maxall(v_load(lanes + r * V));
+        if (top > amax[r]) amax[r] = top;
+    }
+}
+
+/* Sums in double by plain loops: a compiler vectorises them, and the order is the same for every instruction set. */
+static double abs_sum(const float *x, int64_t count) {
+    double part[8] = {0}, tail = 0;
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        for (int k = 0; k < 8; k++) part[k] += fabs((double)x[i + k]);
+    for (; i < count; i++) tail += fabs((double)x[i]);
+    return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7])) + tail;
+}
+
+static void add_stats(double *restrict abs_sums, double *restrict square_sums, const float *restrict x, double factor,
+                      int64_t count) {
+    for (int64_t j = 0; j < count; j++) {
+        double value = (double)x[j];
+        abs_sums[j] += fabs(value) * factor;
+        square_sums[j] += value * value;
     }
 }
 
@@ -126,6 +188,9 @@ void SIMD_NAME(simd_matrix)(struct cpu_kernels *k) {
     k->axpy = axpy;
     k->scale_by = scale_by;
     k->sum_squares = sum_squares;
-    k->amax_row = amax_row;
+    k->amax_tile = amax_tile;
+    k->amax_reduce = amax_reduce;
+    k->abs_sum = abs_sum;
+    k->add_stats = add_stats;
     k->find_nonfinite = find_nonfinite;
 }
