@@ -250,6 +250,7 @@ char *cli_members(const json_t *object);
 typedef struct cli_group {
     char *name;          /* "model.layers.*.mlp.up_proj"; the whole name when the group has one entry */
     const json_t *first; /* borrowed from the result */
+    json_t *shape;       /* extents, null where the members differ (ranks do); NULL when they have no "shape" */
     size_t count;
     double bytes; /* sum of "bytes", 0 when absent */
 } cli_group;

@@ -5,13 +5,14 @@
 
 #include "cli.h"
 
-/* "4,096 x 11,008", to free(). */
+/* "4,096 x 11,008", to free(); "*" for an extent that differs within a group. */
 static char *shape_text(const json_t *shape) {
     size_t i;
     json_t *extent;
     char *text = cli_copy("");
     json_array_foreach(shape, i, extent) {
-        char *longer = cli_printf("%s%s%s", text, i ? " x " : "", cli_count(json_number_value(extent)).text);
+        char *longer = cli_printf("%s%s%s", text, i ? " x " : "",
+                                  json_is_number(extent) ? cli_count(json_number_value(extent)).text : "*");
         free(text);
         text = longer;
     }
@@ -23,12 +24,12 @@ static char *shape_text(const json_t *shape) {
 static void show_tensors(const json_t *result, FILE *out) {
     static const cli_column columns[] = {{"tensor", 'l'}, {"count", 'r'}, {"type", 'l'},
                                          {"shape", 'r'},  {"bytes", 'r'}, {"role", 'l'}};
-    static const char *const keys[] = {"dtype", "shape", "role", NULL};
+    static const char *const keys[] = {"dtype", "role", NULL};
     cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
     cli_group *groups;
     size_t count = cli_groups_new(&groups, json_object_get(result, "tensors"), keys);
     for (size_t i = 0; i < count; i++) {
-        char *shape = shape_text(json_object_get(groups[i].first, "shape"));
+        char *shape = shape_text(groups[i].shape);
         cli_cell(table, "%s", groups[i].name);
         cli_cell(table, "%zu", groups[i].count);
         cli_cell_text(table, groups[i].first, "dtype");

@@ -85,9 +85,9 @@ static char *name_pattern(const char *name) {
     return pattern;
 }
 
-/* What entries of one group have in common: pattern and the fields of `keys`. */
+/* What entries of one group have in common: pattern, number of dimensions and the fields of `keys`. */
 static char *group_key(const json_t *tensor, const char *pattern, const char *const *keys) {
-    char *key = cli_copy(pattern);
+    char *key = cli_printf("%s\n%zu", pattern, json_array_size(json_object_get(tensor, "shape")));
     for (; *keys; keys++) {
         char *text = value_text(json_object_get(tensor, *keys));
         char *longer = cli_printf("%s\n%s", key, text ? text : "");
@@ -96,6 +96,13 @@ static char *group_key(const json_t *tensor, const char *pattern, const char *co
         key = longer;
     }
     return key;
+}
+
+/* Forgets the extents in which `shape` is not that of the group. Both have the same number of dimensions. */
+static void merge_shape(cli_group *group, const json_t *shape) {
+    for (size_t i = 0; i < json_array_size(group->shape); i++)
+        if (!json_equal(json_array_get(group->shape, i), json_array_get(shape, i)))
+            json_array_set_new(group->shape, i, json_null());
 }
 
 size_t cli_groups_new(cli_group **out, const json_t *tensors, const char *const *keys) {
@@ -108,12 +115,15 @@ size_t cli_groups_new(cli_group **out, const json_t *tensors, const char *const 
         const json_t *index = json_object_get(known, key);
         cli_group *group = &groups[index ? (size_t)json_integer_value(index) : count];
         if (!index) {
-            *group = (cli_group){.name = cli_copy(name ? name : "?"), .first = tensor};
+            *group = (cli_group){.name = cli_copy(name ? name : "?"),
+                                 .first = tensor,
+                                 .shape = json_copy(json_object_get(tensor, "shape"))};
             json_object_set_new_nocheck(known, key, json_integer((json_int_t)count++));
         } else if (group->count == 1) {
             free(group->name);
             group->name = cli_copy(pattern);
         }
+        merge_shape(group, json_object_get(tensor, "shape"));
         double bytes = cli_real(tensor, "bytes");
         group->bytes += isnan(bytes) ? 0 : bytes;
         group->count++;
@@ -126,6 +136,9 @@ size_t cli_groups_new(cli_group **out, const json_t *tensors, const char *const 
 }
 
 void cli_groups_free(cli_group *groups, size_t count) {
-    for (size_t i = 0; i < count; i++) free(groups[i].name);
+    for (size_t i = 0; i < count; i++) {
+        json_decref(groups[i].shape);
+        free(groups[i].name);
+    }
     free(groups);
 }

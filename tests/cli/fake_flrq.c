@@ -327,6 +327,9 @@ static const char inspect_result[] =
     "\"file\":\"a\"},"
     "{\"name\":\"h.0.w\",\"dtype\":\"I32\",\"shape\":[64,8],\"bytes\":2048,\"role\":\"codes\",\"file\":\"a\"},"
     "{\"name\":\"h.1.w\",\"dtype\":\"I32\",\"shape\":[64,8],\"bytes\":2048,\"role\":\"codes\",\"file\":\"b\"},"
+    "{\"name\":\"h.0.lora_A\",\"dtype\":\"F16\",\"shape\":[3,64],\"bytes\":384,\"role\":\"low rank R\",\"file\":\"c\"},"
+    "{\"name\":\"h.1.lora_A\",\"dtype\":\"F16\",\"shape\":[5,64],\"bytes\":640,\"role\":\"low rank R\",\"file\":\"c\"},"
+    "{\"name\":\"h.2.lora_A\",\"dtype\":\"F16\",\"shape\":[64],\"bytes\":128,\"role\":\"low rank R\",\"file\":\"c\"},"
     "{\"name\":\"h.0.scale\",\"dtype\":\"BF16\",\"shape\":[],\"bytes\":2,\"role\":\"scale\",\"file\":\"a\"}]}";
 
 static const char compare_result[] =

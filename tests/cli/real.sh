@@ -1,9 +1,9 @@
 #!/bin/sh
 # real.sh - the program with its real library: the option tables, bounds in messages, a result of a real checkpoint.
 #
-#   real.sh FLRQ        runs in tests/, where data/tinylm is
+#   real.sh FLRQ PTY        runs in tests/, where data/tinylm is
 set -u
-flrq=$1
+flrq=$1 pty=$2
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 failed=0 ran=0
@@ -75,6 +75,24 @@ status 1 inspect data --json
 expect inspect-error-json grep -q '^{"event":"error","status":"[a-z]*","message":' "$work/err"
 status 0 compare data/tinylm data/tinylm --quiet
 expect compare-same grep -qx identical "$work/out"
+
+# A stop on request, the same command again, and what it says when all is done.
+set -- quantize data/tinylm -o "$work/q" --calib data/tinylm/calib.txt --calib-samples 2 --calib-len 64
+TERM=xterm "$pty" -k TERM "block 1/4" "$flrq" "$@" >"$work/out"
+expect stop test $? -eq 75
+expect stop-says-how grep -q 'run the same command again to resume' "$work/out"
+status 0 "$@"
+expect log-lines test "$(grep -c '^[0-9:]*  block [1-4]/4  ' "$work/err")" -eq 4
+expect block-rows test "$(grep -c '^ *[1-4] .*_proj ' "$work/out")" -eq 4
+status 0 "$@" --quiet
+expect one-line test "$(wc -l <"$work/out")" -eq 1
+expect bits grep -q ': 4\.[0-9]* bits/weight, mean rank' "$work/out"
+status 2 "$@" --bits 3
+expect other-settings grep -q 'bits' "$work/err"
+status 0 inspect "$work/q"
+expect quantized grep -q '^kind  *quantized' "$work/out"
+status 1 compare data/tinylm "$work/q"
+expect differences grep -q '^different$' "$work/out"
 
 echo "$ran checks, $failed failed"
 [ "$failed" -eq 0 ]
