@@ -5,8 +5,8 @@
 
 1. Shards written by flrq, read by the reference: names, dtypes, shapes, data, metadata, index.
 2. Files written by the reference, read by flrq: the same again in the other direction.
-3. Those files written anew by flrq: equal byte for byte when there is one dtype of each size (the reference orders dtypes
-   of one size by a rule of its own).
+3. Those files written anew by flrq: equal byte for byte when there is one dtype of each size (the reference has a rule of
+   its own for the order of dtypes of one size).
 4. Damaged files: both must refuse.
 Exits 77 (skipped) when the packages are not installed.
 """
@@ -39,8 +39,8 @@ CONTENT = [
     ("empty", "U16", [2, 0, 3], 1),
     ('t\u00e9nseur "quoted" \\', "I16", [1, 2, 1, 2], 1),
 ]
-BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8,
-         "U64": 8, "F64": 8}
+BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I32": 4, "U32": 4,
+         "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 FILES = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
@@ -78,18 +78,21 @@ def main(program):
                 check(list(got[name]["shape"]) == CONTENT[t][2], f"{name}: shape {got[name]['shape']}")
                 check(bytes(got[name]["data"]) == data_of(t), f"{name}: data differ")
             with safetensors.safe_open(os.path.join(folder, file), framework="numpy") as handle:
-                check(handle.metadata() == {"format": "pt", "made_by": "shards.c"}, f"{file}: metadata {handle.metadata()}")
+                metadata = handle.metadata()
+                check(metadata == {"format": "pt", "made_by": "shards.c"}, f"{file}: metadata {metadata}")
                 if shard == 0:
                     scale = handle.get_tensor("model.layers.0.mlp.down_proj.weight_scale")
-                    check(scale.tobytes() == data_of(2) and scale.dtype == np.float16, "weight_scale through numpy differs")
+                    check(scale.tobytes() == data_of(2) and scale.dtype == np.float16, "weight_scale differs in numpy")
         index = json.load(open(os.path.join(folder, "model.safetensors.index.json")))
         check(index["weight_map"] == {c[0]: FILES[c[3]] for c in CONTENT}, "index: weight_map differs")
-        check(index["metadata"]["total_size"] == sum(len(data_of(t)) for t in range(len(CONTENT))), "index: total_size differs")
+        total = sum(len(data_of(t)) for t in range(len(CONTENT)))
+        check(index["metadata"]["total_size"] == total, "index: total_size differs")
 
         # 2. and 3. The reference's, read and written anew by flrq; random shapes and the dtypes of numpy.
         generator = random.Random(1)
-        dtypes = {"BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "F16": np.float16,
-                  "U32": np.uint32, "I32": np.int32, "F32": np.float32, "U64": np.uint64, "I64": np.int64, "F64": np.float64}
+        dtypes = {"BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16,
+                  "F16": np.float16, "U32": np.uint32, "I32": np.int32, "F32": np.float32, "U64": np.uint64,
+                  "I64": np.int64, "F64": np.float64}
         path, copy = os.path.join(folder, "reference.safetensors"), os.path.join(folder, "copy.safetensors")
         for round_number in range(20):
             names = sorted(dtypes) if round_number < 10 else ["U8", "F16", "I32", "F64"]
@@ -108,9 +111,10 @@ def main(program):
             subprocess.run([program, "copy", path, copy], check=True)
             check(listed(program, copy) == want, f"round {round_number}: the copy differs")
             if round_number >= 10:
-                check(open(copy, "rb").read() == open(path, "rb").read(), f"round {round_number}: the copy is laid out differently")
+                same = open(copy, "rb").read() == open(path, "rb").read()
+                check(same, f"round {round_number}: the copy is laid out differently")
 
-        # 4. Damage: every single change of the header's numbers, cuts and additions. The reference is the judge of files it accepts.
+        # 4. Damage: cuts, additions, changed lengths and digits. The reference is the judge.
         good = open(os.path.join(folder, FILES[1]), "rb").read()
         header_end = 8 + struct.unpack("<Q", good[:8])[0]
         refused = accepted = 0
@@ -132,12 +136,13 @@ def main(program):
             except safetensors.SafetensorError:
                 reference = None
             run = subprocess.run([program, "list", path], capture_output=True)
+            verdict = "refuses" if reference is None else "accepts"
             check((run.returncode == 0) == (reference is not None),
-                  f"trial {trial}: reference {'accepts' if reference is not None else 'refuses'}, flrq says {run.stderr.decode()}")
+                  f"trial {trial}: the reference {verdict} the file, flrq says {run.stderr.decode()}")
             refused, accepted = refused + (reference is None), accepted + (reference is not None)
-        check(refused > 200 and accepted > 0, f"{refused} files refused, {accepted} accepted: the damage is not what it should be")
-        print(f"check_safetensors: safetensors {safetensors.__version__} agrees ({refused} damaged files refused by both, "
-              f"{accepted} harmless changes accepted by both)")
+        check(refused > 200 and accepted > 0, f"{refused} refused, {accepted} accepted: not the damage it should be")
+        print(f"check_safetensors: safetensors {safetensors.__version__} agrees ({refused} damaged files refused by "
+              f"both, {accepted} harmless changes accepted by both)")
 
 
 if __name__ == "__main__":
