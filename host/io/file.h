@@ -19,8 +19,8 @@ bool flrq_path_exists(const char *path);
 /** Reads a whole file into *out (free(); one extra NUL byte). Refuses files over max_bytes by number. */
 flrq_status flrq_file_read(const char *path, size_t max_bytes, char **out, size_t *out_bytes);
 
-/** Parses JSON text (an object or an array; UTF-8; at most 2048 levels): duplicate keys refused, line and column in the error.
- *  `path` is for messages. *out: json_decref(). */
+/** Parses JSON text (an object or an array; UTF-8; at most 2048 levels): duplicate keys refused, line and column in the
+ * error. `path` is for messages. *out: json_decref(). */
 flrq_status flrq_json_parse(const char *path, const char *text, size_t bytes, json_t **out);
 
 /** Parses a JSON file: duplicate keys refused, line and column in the error, at most max_bytes. *out: json_decref(). */
@@ -51,7 +51,8 @@ typedef struct flrq_output {
 /** Creates "<path>.tmp", removing a leftover of a killed run; never writes through a link of that name. */
 flrq_status flrq_output_open(flrq_output *output, const char *path);
 
-/** fsync(), close, rename to the final name, flush of the folder. On failure the temporary file is removed. Closes `output` either way. */
+/** fsync(), close, rename to the final name, flush of the folder. On failure the temporary file is removed. Closes
+ * `output` either way. */
 flrq_status flrq_output_commit(flrq_output *output);
 
 /** Removes the temporary file and closes. Fine on a closed output. */
@@ -72,8 +73,8 @@ flrq_status flrq_dir_make(const char *dir);
 /** Bytes available to this user on the file system of `path` (or of its nearest existing parent). */
 flrq_status flrq_dir_free_bytes(const char *path, uint64_t *out);
 
-/** Exclusive advisory lock on "<dir>/.lock", holding host and pid. A second holder gets FLRQ_ERR_BUSY naming the first. Released by
- *  flrq_dir_unlock() or the death of the process. */
+/** Exclusive advisory lock on "<dir>/.lock", holding host and pid. A second holder gets FLRQ_ERR_BUSY naming the first.
+ * Released by flrq_dir_unlock() or the death of the process. */
 typedef struct flrq_lock flrq_lock;
 flrq_status flrq_dir_lock(flrq_lock **out, const char *dir);
 void flrq_dir_unlock(flrq_lock *lock); /* removes the lock file; NULL is fine */

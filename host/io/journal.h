@@ -1,7 +1,8 @@
 /* journal.h - append-only record of what a run has committed: one JSON object a line, each with a checksum.
  *
- * Line = compact JSON object + '\t' + 16 hex digits of XXH3-64 of the JSON text + '\n', flushed with fsync before the call returns. A torn
- * last line (power loss, full disk) is ignored and cut off on reopening; a bad line before the last is FLRQ_ERR_FORMAT.
+ * Line = compact JSON object + '\t' + 16 hex digits of XXH3-64 of the JSON text + '\n', flushed with fsync before the
+ * call returns. A torn last line (power loss, full disk) is ignored and cut off on reopening; a bad line before the
+ * last is FLRQ_ERR_FORMAT.
  */
 #ifndef FLRQ_IO_JOURNAL_H
 #define FLRQ_IO_JOURNAL_H

@@ -4,9 +4,9 @@
 
 #include "core/error.h"
 
-/** Token ids from a .npy (any integer type) or a .safetensors file (its only integer tensor, or "input_ids", or "tokens"),
- *  of 1 or 2 dimensions, C order. *ids [rows*cols] (free()); rows = 1 for 1-D. Ids outside [0, vocab) are an error that names index and id;
- *  vocab <= 0 skips the check. */
+/** Token ids from a .npy (any integer type) or a .safetensors file (its only integer tensor, or "input_ids", or
+ * "tokens"), of 1 or 2 dimensions, C order. *ids [rows*cols] (free()); rows = 1 for 1-D. Ids outside [0, vocab) are an
+ * error that names index and id; vocab <= 0 skips the check. */
 flrq_status flrq_tokens_read(const char *path, int64_t vocab, int32_t **ids, int64_t *rows, int64_t *cols);
 
 /** Writes a C-order array atomically. descr: "<f4", "<i4", ... with its element size. */

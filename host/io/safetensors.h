@@ -1,7 +1,8 @@
 /* safetensors.h - reading and writing of safetensors files and of sharded checkpoints (formats.md 1.1, 1.2).
  *
- * Reading trusts nothing: header length, JSON, dtypes, shapes, offsets, overlaps, holes, duplicate names, file sizes and the
- * index are checked at open, without touching tensor data. Errors name the file, the tensor, the number and the remedy.
+ * Reading trusts nothing: header length, JSON, dtypes, shapes, offsets, overlaps, holes, duplicate names, file sizes
+ * and the index are checked at open, without touching tensor data. Errors name the file, the tensor, the number and the
+ * remedy.
  */
 #ifndef FLRQ_IO_SAFETENSORS_H
 #define FLRQ_IO_SAFETENSORS_H
@@ -16,10 +17,10 @@ enum { FLRQ_MAX_DIMS = 8 };
 typedef struct flrq_tensor {
     char *name;
     flrq_dtype dtype;
-    int dims;                      /* 0 .. FLRQ_MAX_DIMS */
+    int dims; /* 0 .. FLRQ_MAX_DIMS */
     int64_t shape[FLRQ_MAX_DIMS];
-    int file;                      /* index into flrq_checkpoint.files */
-    uint64_t offset;               /* of the first byte in the file */
+    int file;        /* index into flrq_checkpoint.files */
+    uint64_t offset; /* of the first byte in the file */
     uint64_t bytes;
 } flrq_tensor;
 
@@ -27,28 +28,30 @@ typedef struct flrq_tensor {
 typedef struct flrq_checkpoint {
     char *dir;
     int n_files;
-    char **files;                  /* paths */
+    char **files; /* paths */
     int *fds;
     int64_t n_tensors;
     flrq_tensor *tensors;
-    json_t *metadata;              /* __metadata__ of the first file, or NULL */
+    json_t *metadata; /* __metadata__ of the first file, or NULL */
 } flrq_checkpoint;
 
 /** Number of elements of a tensor. */
 int64_t flrq_tensor_count(const flrq_tensor *tensor);
 
-/** Bytes of a tensor of that type and shape. False when dims is not 0 .. FLRQ_MAX_DIMS, a dimension is negative, the product of the
- *  non-zero dimensions overflows (in bits, int64), or the elements (of a sub-byte type) do not fill whole bytes. */
+/** Bytes of a tensor of that type and shape. False when dims is not 0 .. FLRQ_MAX_DIMS, a dimension is negative, the
+ * product of the non-zero dimensions overflows (in bits, int64), or the elements (of a sub-byte type) do not fill whole
+ * bytes. */
 bool flrq_tensor_bytes(flrq_dtype dtype, int dims, const int64_t *shape, uint64_t *out);
 
-/** Opens a folder with model.safetensors, or model.safetensors.index.json (single file preferred, as loaders do), or the
- *  path of one .safetensors file (e.g. adapter_model.safetensors). Index entries must be plain names inside the folder, every named tensor must be in
- *  its file; tensors of a shard that the index does not list are an error too. */
+/** Opens a folder with model.safetensors, or model.safetensors.index.json (single file preferred, as loaders do), or
+ * the path of one .safetensors file (e.g. adapter_model.safetensors). Index entries must be plain names inside the
+ * folder, every named tensor must be in its file; tensors of a shard that the index does not list are an error too. */
 flrq_status flrq_checkpoint_open(flrq_checkpoint **out, const char *path);
 void flrq_checkpoint_close(flrq_checkpoint *checkpoint);
 
-/** Parses and validates one safetensors header from memory (also the fuzz target): `header` of header_bytes JSON bytes, `data_bytes` =
- *  file size - 8 - header_bytes. Appends tensors (file = file_index) to *tensors (realloc'ed). `path` is for messages. */
+/** Parses and validates one safetensors header from memory (also the fuzz target): `header` of header_bytes JSON bytes,
+ * `data_bytes` = file size - 8 - header_bytes. Appends tensors (file = file_index) to *tensors (realloc'ed). `path` is
+ * for messages. */
 flrq_status flrq_safetensors_parse(const char *path, const char *header, size_t header_bytes, uint64_t data_bytes,
                                    int file_index, flrq_tensor **tensors, int64_t *n_tensors, json_t **metadata);
 
@@ -73,8 +76,8 @@ flrq_status flrq_shard_create(flrq_shard_writer **out, const char *path, json_t 
 flrq_status flrq_shard_declare(flrq_shard_writer *writer, const char *name, flrq_dtype dtype, int dims,
                                const int64_t *shape, int *index);
 
-/** Lays out the file (formats.md 1.1: header padded to 8 bytes, tensors by descending element size, then by name), writes the header
- *  and reserves the space (a full disk is noticed here). No declare after this. */
+/** Lays out the file (formats.md 1.1: header padded to 8 bytes, tensors by descending element size, then by name),
+ * writes the header and reserves the space (a full disk is noticed here). No declare after this. */
 flrq_status flrq_shard_begin(flrq_shard_writer *writer);
 
 /** Writes bytes [first, first+bytes) of tensor `index`. */
@@ -83,8 +86,8 @@ flrq_status flrq_shard_write(flrq_shard_writer *writer, int index, const void *f
 /** Total size of the file in bytes (after begin). */
 uint64_t flrq_shard_bytes(const flrq_shard_writer *writer);
 
-/** Checks that every byte of every tensor was written once (by count), hashes (XXH3-64 of the file as read back), flushes, renames
- *  to its final name and frees the writer, on failure too (then nothing is left under either name). */
+/** Checks that every byte of every tensor was written once (by count), hashes (XXH3-64 of the file as read back),
+ * flushes, renames to its final name and frees the writer, on failure too (then nothing is left under either name). */
 flrq_status flrq_shard_finish(flrq_shard_writer *writer, uint64_t *hash);
 
 /** Removes the temporary file and frees. NULL is fine. */

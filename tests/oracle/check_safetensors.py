@@ -5,8 +5,8 @@
 
 1. Shards written by flrq, read by the reference: names, dtypes, shapes, data, metadata, index.
 2. Files written by the reference, read by flrq: the same again in the other direction.
-3. Those files written anew by flrq: equal byte for byte when there is one dtype of each size (the reference has a rule of
-   its own for the order of dtypes of one size).
+3. Those files written anew by flrq: equal byte for byte when there is one dtype of each size (the reference has a rule
+   of its own for the order of dtypes of one size).
 4. Damaged files: both must refuse.
 Exits 77 (skipped) when the packages are not installed.
 """
