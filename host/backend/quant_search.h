@@ -47,7 +47,7 @@
 enum {
     QUANT_BLOCK = 256,      /* columns that are summed in fp32 */
     QUANT_ERROR_LANES = 16, /* partial sums of an error */
-    QUANT_FIT_LANES = 4     /* partial sums of a fit */
+    QUANT_FIT_LANES = 8     /* partial sums of a fit */
 };
 
 /** Checks everything clip_quantize() assumes of its arguments. FLRQ_ERR_SHAPE or FLRQ_ERR_USAGE with the numbers. */

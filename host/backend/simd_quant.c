@@ -144,29 +144,29 @@ static inline float fold(const vf *part) {
 #endif
 }
 
-/* The first lane with the highest gain of a fit, which goes to *gain. Lanes come in equal pairs. */
-static inline int best_lane(const vf *b, const vf *c, float *gain) {
+/* The first of LANES lanes with the highest gain of a fit, which goes to *gain. Lanes come in equal pairs. */
+static inline int best_lane(const float *b, const float *c, float *gain) {
 #if defined(CPU_ISA_avx512)
-    __m512 g = v_max(v_div(v_mul(b[0], b[0]), c[0]), _mm512_setzero_ps()), top = g;
+    vf vb = v_load(b), g = v_max(v_div(v_mul(vb, vb), v_load(c)), v_set(0)), top = g;
     top = _mm512_max_ps(top, _mm512_shuffle_f32x4(top, top, 0x4e));
     top = _mm512_max_ps(top, _mm512_shuffle_f32x4(top, top, 0xb1));
     top = _mm512_max_ps(top, _mm512_permute_ps(top, 0x4e));
     *gain = _mm512_cvtss_f32(top);
     return __builtin_ctz(_mm512_cmp_ps_mask(g, top, _CMP_EQ_OQ));
 #elif defined(CPU_ISA_avx2)
-    __m256 g0 = v_max(v_div(v_mul(b[0], b[0]), c[0]), _mm256_setzero_ps());
-    __m256 g1 = v_max(v_div(v_mul(b[1], b[1]), c[1]), _mm256_setzero_ps());
-    __m256 top = _mm256_max_ps(g0, g1);
+    vf b0 = v_load(b), b1 = v_load(b + V);
+    vf g0 = v_max(v_div(v_mul(b0, b0), v_load(c)), v_set(0)), g1 = v_max(v_div(v_mul(b1, b1), v_load(c + V)), v_set(0));
+    vf top = v_max(g0, g1);
     top = _mm256_max_ps(top, _mm256_permute2f128_ps(top, top, 1));
     top = _mm256_max_ps(top, _mm256_permute_ps(top, 0x4e));
     *gain = _mm256_cvtss_f32(top);
     unsigned first = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(g0, top, _CMP_EQ_OQ));
-    return __builtin_ctz(first | (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(g1, top, _CMP_EQ_OQ)) << 8);
+    return __builtin_ctz(first | (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(g1, top, _CMP_EQ_OQ)) << V);
 #else
     int best = 0;
     *gain = 0;
     for (int i = 0; i < LANES; i++) {
-        float value = quant_gain(b[i / V].f[i % V], c[i / V].f[i % V]);
+        float value = quant_gain(b[i], c[i]);
         if (!(value > *gain)) continue;
         *gain = value;
         best = i;
@@ -213,8 +213,10 @@ typedef struct lot {
     float zero[GROUPS];                         /* of all fits */
     float step[GROUPS], centre[GROUPS];         /* of a round of fits; 1 / scale in the middle of round two */
     float b[GROUPS], c[GROUPS];                 /* sums of the best fit */
+    float gain[GROUPS];                         /* its gain, 0 when there is none */
     int trial[GROUPS];                          /* its number */
-    bool fitted[GROUPS], negative[GROUPS];
+    bool negative[GROUPS];                      /* its sign */
+    _Alignas(64) float inv[GROUPS][LANES];      /* 1 / scale of trials, in lanes */
     block blocks[GROUPS];
 } lot;
 
@@ -306,33 +308,42 @@ static inline void fit_step(vf *b, vf *c, vf size, vf most, vf h, vf inv, bool w
 }
 
 /* B and C of 8 trials over one block. Lane i is trial i / 2, column i % 2. */
-static inline void fit_eight(vf *b, vf *c, const vf *inv, const block *k, const float *most, bool weighted) {
-    for (int v = 0; v < VECTORS; v++) {
-        vf b0 = v_set(0), b1 = b0, c0 = b0, c1 = b0, h0 = b0, h1 = b0;
-        for (int j = 0; j < k->n; j += 4) {
-            if (weighted) h0 = load_pairs(k->h + j), h1 = load_pairs(k->h + j + 2);
-            fit_step(&b0, &c0, load_pairs(k->size + j), load_pairs(most + j), h0, inv[v], weighted);
-            fit_step(&b1, &c1, load_pairs(k->size + j + 2), load_pairs(most + j + 2), h1, inv[v], weighted);
-        }
-        b[v] = add_near(v_add(b0, b1), 1);
-        c[v] = add_near(v_add(c0, c1), 1);
+static inline void fit_eight(float *b, float *c, const float *inv, const block *k, const float *most, bool weighted) {
+    for (int v = 0; v < LANES; v += V) {
+        const vf lane_inv = v_load(inv + v);
+        vf sum_b[4], sum_c[4], h = v_set(0);
+        for (int p = 0; p < 4; p++) sum_b[p] = sum_c[p] = v_set(0);
+        for (int j = 0; j < k->n; j += QUANT_FIT_LANES)
+#pragma GCC unroll 4
+            for (int p = 0; p < 4; p++) {
+                int at = j + 2 * p;
+                if (weighted) h = load_pairs(k->h + at);
+                fit_step(&sum_b[p], &sum_c[p], load_pairs(k->size + at), load_pairs(most + at), h, lane_inv, weighted);
+            }
+        v_store(b + v, add_near(v_add(v_add(sum_b[0], sum_b[2]), v_add(sum_b[1], sum_b[3])), 1));
+        v_store(c + v, add_near(v_add(v_add(sum_c[0], sum_c[2]), v_add(sum_c[1], sum_c[3])), 1));
     }
 }
 
 /* The same for 4 trials: lane i is trial i / 4, column i % 4. */
-static inline void fit_four(vf *b, vf *c, const vf *inv, const block *k, const float *most, bool weighted) {
-    for (int v = 0; v < VECTORS; v++) {
-        vf b0 = v_set(0), c0 = b0, h0 = b0;
-        for (int j = 0; j < k->n; j += 4) {
-            if (weighted) h0 = load_quads(k->h + j);
-            fit_step(&b0, &c0, load_quads(k->size + j), load_quads(most + j), h0, inv[v], weighted);
-        }
-        b[v] = add_near(add_near(b0, 2), 1);
-        c[v] = add_near(add_near(c0, 2), 1);
+static inline void fit_four(float *b, float *c, const float *inv, const block *k, const float *most, bool weighted) {
+    for (int v = 0; v < LANES; v += V) {
+        const vf lane_inv = v_load(inv + v);
+        vf sum_b[2], sum_c[2], h = v_set(0);
+        for (int p = 0; p < 2; p++) sum_b[p] = sum_c[p] = v_set(0);
+        for (int j = 0; j < k->n; j += QUANT_FIT_LANES)
+#pragma GCC unroll 2
+            for (int p = 0; p < 2; p++) {
+                int at = j + 4 * p;
+                if (weighted) h = load_quads(k->h + at);
+                fit_step(&sum_b[p], &sum_c[p], load_quads(k->size + at), load_quads(most + at), h, lane_inv, weighted);
+            }
+        v_store(b + v, add_near(add_near(v_add(sum_b[0], sum_b[1]), 2), 1));
+        v_store(c + v, add_near(add_near(v_add(sum_c[0], sum_c[1]), 2), 1));
     }
 }
 
-static inline void fit_block(vf *b, vf *c, const vf *inv, int trials, const block *k, bool negative) {
+static inline void fit_block(float *b, float *c, const float *inv, int trials, const block *k, bool negative) {
     const float *most = k->most[negative];
     if (trials == 4)
         k->h ? fit_four(b, c, inv, k, most, true) : fit_four(b, c, inv, k, most, false);
@@ -340,89 +351,84 @@ static inline void fit_block(vf *b, vf *c, const vf *inv, int trials, const bloc
         k->h ? fit_eight(b, c, inv, k, most, true) : fit_eight(b, c, inv, k, most, false);
 }
 
-/* The same over a group of many blocks. */
-static void fit_blocks(vf *b, vf *c, const vf *inv, int trials, lot *t, int i, bool negative) {
+/* B and C of 4 or 8 trials, in lanes, over a group of any length. */
+static inline void fit(float *b, float *c, const float *inv, int trials, lot *t, int i, bool negative) {
+    block *k = &t->blocks[i];
+    if (t->n[i] <= QUANT_BLOCK) {
+        fit_block(b, c, inv, trials, k, negative);
+        return;
+    }
     double sum_b[LANES] = {0}, sum_c[LANES] = {0};
-    float lane_b[LANES], lane_c[LANES];
     for (int64_t j = 0; j < t->n[i]; j += QUANT_BLOCK) {
-        block_at(&t->blocks[i], t, i, j);
-        block_prepare(&t->blocks[i], t, i, negative);
-        fit_block(b, c, inv, trials, &t->blocks[i], negative);
-        for (int v = 0; v < VECTORS; v++) {
-            v_store(lane_b + v * V, b[v]);
-            v_store(lane_c + v * V, c[v]);
-        }
-        for (int k = 0; k < LANES; k++) {
-            sum_b[k] += (double)lane_b[k];
-            sum_c[k] += (double)lane_c[k];
+        block_at(k, t, i, j);
+        block_prepare(k, t, i, negative);
+        fit_block(b, c, inv, trials, k, negative);
+        for (int lane = 0; lane < LANES; lane++) {
+            sum_b[lane] += (double)b[lane];
+            sum_c[lane] += (double)c[lane];
         }
     }
-    for (int k = 0; k < LANES; k++) {
-        lane_b[k] = (float)sum_b[k];
-        lane_c[k] = (float)sum_c[k];
-    }
-    for (int v = 0; v < VECTORS; v++) {
-        b[v] = v_load(lane_b + v * V);
-        c[v] = v_load(lane_c + v * V);
+    for (int lane = 0; lane < LANES; lane++) {
+        b[lane] = (float)sum_b[lane];
+        c[lane] = (float)sum_c[lane];
     }
 }
 
-/* Fits 4 or 8 trials to group i, numbers `first` and up. Keeps the best when it gains more than `gain`; returns the
- * higher gain. */
-static inline float keep_best_fit(lot *t, int i, const vf *inv, int first, int trials, bool negative, float gain) {
-    vf b[VECTORS], c[VECTORS];
-    float lane_b[LANES], lane_c[LANES], highest;
-    if (t->n[i] > QUANT_BLOCK)
-        fit_blocks(b, c, inv, trials, t, i, negative);
-    else
-        fit_block(b, c, inv, trials, &t->blocks[i], negative);
-    int lane = best_lane(b, c, &highest);
-    if (!(highest > gain)) return gain;
-    for (int v = 0; v < VECTORS; v++) {
-        v_store(lane_b + v * V, b[v]);
-        v_store(lane_c + v * V, c[v]);
-    }
-    t->b[i] = lane_b[lane];
-    t->c[i] = lane_c[lane];
+/* Takes the best of 4 or 8 trials, numbers `first` and up, when it gains more than t->gain[i]. */
+static inline void keep_best_fit(lot *t, int i, const float *b, const float *c, int first, int trials, bool negative) {
+    float gain;
+    int lane = best_lane(b, c, &gain);
+    if (!(gain > t->gain[i])) return;
+    t->gain[i] = gain;
+    t->b[i] = b[lane];
+    t->c[i] = c[lane];
     t->trial[i] = first + lane / (LANES / trials);
     t->negative[i] = negative;
-    return highest;
 }
 
-/* Trial number of each lane. */
-static const float lanes_of_eight[LANES] = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7};
-static const float lanes_of_four[LANES] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+/* Sets t->inv to quant_first_inv() of trials `first` .. first + 7. */
+static inline void first_inv(lot *t, const quant_plan *plan, int first) {
+    static const float trial[LANES] = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7};
+    for (int i = 0; i < t->count; i++)
+        for (int v = 0; v < LANES; v += V) {
+            vf number = v_add(v_load(trial + v), v_set((float)first));
+            vf ratio = fused_minus(number, v_set(t->step[i]), v_set(plan->high));
+            v_store(t->inv[i] + v, v_div(v_set(1), v_max(v_mul(ratio, v_set(t->unit[i])), v_set(0x1p-24f))));
+        }
+}
 
-/* quant_first_inv() in lanes */
+/* Sets t->inv to quant_second_inv(). */
+static inline void second_inv(lot *t, const quant_plan *plan) {
+    static const float trials[2][LANES] = {{0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7},
+                                           {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3}};
+    const float *trial = trials[plan->second == 4];
+    const vf middle = v_set(0.5f * (float)(plan->second - 1));
+    for (int i = 0; i < t->count; i++)
+        for (int v = 0; v < LANES; v += V) {
+            vf offset = fused(v_sub(v_load(trial + v), middle), v_set(t->step[i]), v_set(1));
+            v_store(t->inv[i] + v, v_mul(v_set(t->centre[i]), offset));
+        }
+}
+
+/* Each loop over the groups does one kind of work, so that the long latencies (divisions, sums over lanes, the choice)
+ * of eight groups run at the same time. */
 static void round_one(lot *t, const quant_plan *plan, bool both_signs) {
-    const vf high = v_set(plan->high), smallest = v_set(0x1p-24f);
-    for (int i = 0; i < t->count; i++) {
-        float gain = 0;
-        const vf step = v_set(t->step[i]), unit = v_set(t->unit[i]);
-        for (int negative = 0; negative <= both_signs; negative++)
-            for (int first = 0; first < plan->first; first += 8) {
-                vf inv[VECTORS];
-                for (int v = 0; v < VECTORS; v++) {
-                    vf number = v_add(v_load(lanes_of_eight + v * V), v_set((float)first));
-                    inv[v] = v_div(v_set(1), v_max(v_mul(fused_minus(number, step, high), unit), smallest));
-                }
-                gain = keep_best_fit(t, i, inv, first, 8, negative, gain);
-            }
-        t->fitted[i] = gain > 0;
-    }
+    _Alignas(64) float b[GROUPS][LANES], c[GROUPS][LANES];
+    memset(t->gain, 0, sizeof t->gain);
+    for (int negative = 0; negative <= both_signs; negative++)
+        for (int first = 0; first < plan->first; first += 8) {
+            first_inv(t, plan, first);
+            for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], 8, t, i, negative);
+            for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], first, 8, negative);
+        }
 }
 
-/* quant_second_inv() in lanes */
 static void round_two(lot *t, const quant_plan *plan) {
-    const vf middle = v_set(0.5f * (float)(plan->second - 1)), one = v_set(1);
-    const float *lanes = plan->second == 4 ? lanes_of_four : lanes_of_eight;
-    for (int i = 0; i < t->count; i++) {
-        const vf step = v_set(t->step[i]), centre = v_set(t->centre[i]);
-        vf inv[VECTORS];
-        for (int v = 0; v < VECTORS; v++)
-            inv[v] = v_mul(centre, fused(v_sub(v_load(lanes + v * V), middle), step, one));
-        if (t->fitted[i]) t->fitted[i] = keep_best_fit(t, i, inv, 0, plan->second, t->negative[i], 0) > 0;
-    }
+    _Alignas(64) float b[GROUPS][LANES], c[GROUPS][LANES];
+    second_inv(t, plan);
+    for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], plan->second, t, i, t->negative[i]);
+    memset(t->gain, 0, sizeof t->gain);
+    for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], 0, plan->second, t->negative[i]);
 }
 
 /* ---- one candidate ------------------------------------------------------------------------------------------------
@@ -615,7 +621,7 @@ static void quantize_by_fits(const row *to, lot *t, const quant_plan *plan, bool
     for (int i = 0; i < t->count; i++) {
         uint8_t *code = to->code + (t->w[i] - to->w);
         int64_t clipped;
-        double error = t->fitted[i] ? encode(code, &clipped, t, i, &found[i]) : INFINITY;
+        double error = t->gain[i] > 0 ? encode(code, &clipped, t, i, &found[i]) : INFINITY;
         if (error < error_of(t, i, &nearest[i])) {
             finish(to, t, i, &found[i], error, clipped);
         } else {
