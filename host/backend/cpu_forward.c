@@ -14,12 +14,12 @@
 #include <string.h>
 
 enum {
-    WEIGHT_TILE = 256, /* weight rows of a task of linear(); with a panel of 512 columns 512 KiB */
-    WEIGHT_PANEL = 512,
-    TOKEN_TILE = 512,  /* tokens of a task of linear(): amortises the conversion of a weight panel */
-    QUERY_TILE = 128,  /* queries of a task of attention() */
-    KEY_TILE = 512,    /* keys scored at once: 128 x 512 scores are 256 KiB */
-    SLICE = 64 * 1024, /* elements of a task of the elementwise ops: far above the cost of starting it */
+    WEIGHT_TILE = 192,  /* weight rows of a task of linear(): whole panels of the matrix product (48 or 24 columns) */
+    WEIGHT_PANEL = 512, /* columns of a weight tile that are formed at once: 192 x 512 fp32 are 384 KiB */
+    TOKEN_TILE = 512,   /* tokens of a task of linear(): amortises forming and packing the weights */
+    QUERY_TILE = 128,   /* queries of a task of attention() */
+    KEY_TILE = 480,     /* keys scored at once, whole panels again: 128 x 480 scores are 240 KiB */
+    SLICE = 64 * 1024,  /* elements of a task of the elementwise ops: far above the cost of starting it */
 };
 
 static int64_t tiles_of(int64_t count, int64_t tile) {
