@@ -14,7 +14,7 @@ typedef void (*flrq_task_fn)(void *arg, int64_t index, int thread);
 /** Runs fn(arg, 0..count-1) on up to `threads` threads, dynamically scheduled; returns when all are done. */
 void flrq_parallel_for(int threads, int64_t count, flrq_task_fn fn, void *arg);
 
-/** Threads this process may use: OMP_NUM_THREADS or the affinity mask. At least 1. */
+/** Threads this process may use: the affinity mask, lowered by OMP_NUM_THREADS. At least 1. */
 int flrq_hardware_threads(void);
 
 #endif
