@@ -38,9 +38,10 @@ flrq_status quant_check(const flrq_codes *out, const flrq_operand *a, const flrq
         clip->mode > FLRQ_CLIP_ZERO)
         return flrq_fail(FLRQ_ERR_USAGE, "clip_quantize: unknown search %d or mode %d", (int)clip->search,
                          (int)clip->mode);
-    if (clip->search == FLRQ_CLIP_GRID && (clip->steps < 1 || !(clip->min_ratio > 0 && clip->min_ratio <= 1)))
-        return flrq_fail(FLRQ_ERR_USAGE, "clip_quantize: %d steps down to ratio %g; at least 1, and a ratio in (0, 1]",
-                         (int)clip->steps, (double)clip->min_ratio);
+    if (clip->search == FLRQ_CLIP_GRID &&
+        (clip->steps < 1 || clip->steps > QUANT_STEPS || !(clip->min_ratio > 0 && clip->min_ratio <= 1)))
+        return flrq_fail(FLRQ_ERR_USAGE, "clip_quantize: %d steps down to ratio %g; 1 to %d, and a ratio in (0, 1]",
+                         (int)clip->steps, (double)clip->min_ratio, QUANT_STEPS);
     return FLRQ_OK;
 }
 
@@ -52,8 +53,7 @@ flrq_status quant_check_pack(int64_t rows, int64_t cols, int bits) {
     return FLRQ_OK;
 }
 
-/* ---- clip_quantize ------------------------------------------------------------------------------------------------
- */
+/* ---- clip_quantize --------------------------------------------------------------------------------------------- */
 
 /* Rows of a task: a tile of the operand that stays in the L2 cache, whatever the number of columns. */
 static int64_t rows_of_task(int64_t cols) {
@@ -105,8 +105,7 @@ static flrq_status clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_o
         int64_t rows = rows_of_task(a->cols), tasks = (a->rows + rows - 1) / rows;
         quantize_job job = {cpu_of(be), out, a, h, scheme, clip, NULL, rows, false};
         job.in_place = a->d_dense && a->dense_dtype == FLRQ_F32 && !a->codes && a->rank == 0 && a->d_col_scale == NULL;
-        if (!job.in_place)
-            FLRQ_TRY(cpu_scratch(be, (size_t)(rows * a->cols) * sizeof(float)));
+        if (!job.in_place) FLRQ_TRY(cpu_scratch(be, (size_t)(rows * a->cols) * sizeof(float)));
         size_t bytes = (size_t)tasks * sizeof *job.stats;
         FLRQ_TRY(cpu_shared(be, bytes));
         job.stats = (flrq_clip_stats *)cpu_of(be)->shared;
@@ -124,8 +123,7 @@ static flrq_status clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_o
     return FLRQ_OK;
 }
 
-/* ---- packing ------------------------------------------------------------------------------------------------------
- */
+/* ---- packing --------------------------------------------------------------------------------------------------- */
 
 typedef struct pack_job {
     const cpu_kernels *kernels;

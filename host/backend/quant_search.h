@@ -45,6 +45,7 @@
 #define QUANT_MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer */
 
 enum {
+    QUANT_STEPS = 10000,    /* ratios of a grid at most */
     QUANT_BLOCK = 256,      /* columns that are summed in fp32 */
     QUANT_ERROR_LANES = 16, /* partial sums of an error */
     QUANT_FIT_LANES = 8     /* partial sums of a fit */
@@ -164,10 +165,10 @@ static inline float quant_grid_ratio(const flrq_clip *clip, int i) {
     return clip->steps > 1 ? 1.0f - (float)i * ((1.0f - clip->min_ratio) / (float)(clip->steps - 1)) : 1.0f;
 }
 
-/** Step between the ratios of round one by fits. norm = sum h w^2 and mass = sum h of the group. */
-static inline float quant_first_step(const quant_plan *plan, quant_range r, double norm, double mass) {
-    float low = plan->low * sqrtf((float)(norm / mass)) / (0.5f * (r.hi - r.lo));
-    low = low > 0.02f ? low : 0.02f; /* also when norm / mass is 0/0 */
+/** Step between the ratios of round one by fits. power = sum h w^2 / sum h of the group. */
+static inline float quant_first_step(const quant_plan *plan, quant_range r, float power) {
+    float low = plan->low * sqrtf(power) / (0.5f * (r.hi - r.lo));
+    low = low > 0.02f ? low : 0.02f; /* also when power is 0/0 */
     low = low < plan->high * 0.75f ? low : plan->high * 0.75f;
     return (plan->high - low) / (float)(plan->first - 1);
 }

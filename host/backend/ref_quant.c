@@ -85,8 +85,7 @@ static void fit_of(const group *g, const quant_candidate *c, float *b, float *sq
     *square = (float)sum_c;
 }
 
-/* ---- search -------------------------------------------------------------------------------------------------------
- */
+/* ---- search ---------------------------------------------------------------------------------------------------- */
 
 typedef struct winner {
     quant_candidate c;
@@ -120,7 +119,7 @@ static int best_fit(const group *g, quant_candidate c, const float *inv, int cou
 static void search_by_fits(winner *best, const group *g, const quant_levels *l, quant_range r, const quant_plan *plan,
                            bool negative) {
     double mass, norm = norm_of(g, &mass);
-    float step = quant_first_step(plan, r, norm, mass), inv[16], gain = 0, b = 0, square = 0;
+    float step = quant_first_step(plan, r, (float)(norm / mass)), inv[16], gain = 0, b = 0, square = 0;
     quant_candidate c = quant_at_fit(l, r, 1, quant_fit_zero(l, r));
     int first = -1;
     for (int sign = 1; sign >= (negative ? -1 : 1); sign -= 2) {

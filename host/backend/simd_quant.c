@@ -7,190 +7,24 @@
  * of all are computed side by side. Every float expression is one of quant_search.h: all instruction sets give the same
  * bytes.
  */
-#include "backend/simd.h"
 #include "backend/cpu_kernels.h"
-#include "backend/quant_search.h"
+#include "backend/simd_lanes.h"
 
 enum {
-    GROUPS = 8, /* that go through a round together; 8 groups of 128 columns and their tables stay in the L1 cache */
-    LANES = 16, /* trials times columns, whatever the vector length */
-    VECTORS = LANES / V,
-    TRIALS = 16 /* by true errors, set up together */
+    GROUPS = 16, /* that go through a round together; 16 groups of 128 columns and their tables stay in the L1 cache */
+    TRIALS = GROUPS /* candidates that are set up side by side */
 };
 
-/* ---- what this file needs beyond simd.h ---------------------------------------------------------------------------
- */
+/* ---- groups ---------------------------------------------------------------------------------------------------- */
 
-/* a*b + c and c - a*b with one rounding on every face: the generic v_fma has two. */
-static inline vf fused(vf a, vf b, vf c) {
-#if defined(CPU_ISA_generic)
-    for (int k = 0; k < V; k++) c.f[k] = fmaf(a.f[k], b.f[k], c.f[k]);
-    return c;
-#else
-    return v_fma(a, b, c);
-#endif
-}
-
-static inline vf fused_minus(vf a, vf b, vf c) {
-#if defined(CPU_ISA_generic)
-    for (int k = 0; k < V; k++) c.f[k] = fmaf(-a.f[k], b.f[k], c.f[k]);
-    return c;
-#else
-    return v_fnma(a, b, c);
-#endif
-}
-
-/* p[0] p[1] p[0] p[1] .. */
-static inline vf load_pairs(const float *p) {
-#if defined(CPU_ISA_avx512)
-    return _mm512_castpd_ps(_mm512_broadcastsd_pd(_mm_load_sd((const double *)p)));
-#elif defined(CPU_ISA_avx2)
-    return _mm256_castpd_ps(_mm256_broadcast_sd((const double *)p));
-#else
-    vf r;
-    for (int k = 0; k < V; k++) r.f[k] = p[k & 1];
-    return r;
-#endif
-}
-
-/* p[0] .. p[3] p[0] .. */
-static inline vf load_quads(const float *p) {
-#if defined(CPU_ISA_avx512)
-    return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
-#elif defined(CPU_ISA_avx2)
-    return _mm256_broadcast_ps((const __m128 *)p);
-#else
-    vf r;
-    for (int k = 0; k < V; k++) r.f[k] = p[k & 3];
-    return r;
-#endif
-}
-
-/* a + (a with lanes exchanged at distance 1 or 2) */
-static inline vf add_near(vf a, int distance) {
-#if defined(CPU_ISA_avx512)
-    return _mm512_add_ps(a, distance == 1 ? _mm512_permute_ps(a, 0xb1) : _mm512_permute_ps(a, 0x4e));
-#elif defined(CPU_ISA_avx2)
-    return _mm256_add_ps(a, distance == 1 ? _mm256_permute_ps(a, 0xb1) : _mm256_permute_ps(a, 0x4e));
-#else
-    vf r;
-    for (int k = 0; k < V; k++) r.f[k] = a.f[k] + a.f[k ^ distance];
-    return r;
-#endif
-}
-
-/* x where lo <= w <= hi, else 0 */
-static inline vf inside(vf x, vf w, vf lo, vf hi) {
-#if defined(CPU_ISA_avx512)
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(w, lo, _CMP_GE_OQ) & _mm512_cmp_ps_mask(w, hi, _CMP_LE_OQ), x);
-#elif defined(CPU_ISA_avx2)
-    __m256 in = _mm256_and_ps(_mm256_cmp_ps(w, lo, _CMP_GE_OQ), _mm256_cmp_ps(w, hi, _CMP_LE_OQ));
-    return _mm256_and_ps(in, x);
-#else
-    for (int k = 0; k < V; k++) x.f[k] = w.f[k] >= lo.f[k] && w.f[k] <= hi.f[k] ? x.f[k] : 0;
-    return x;
-#endif
-}
-
-/* a where the sign bit of w is set, else b */
-static inline vf by_sign(vf w, vf a, vf b) {
-#if defined(CPU_ISA_avx512)
-    return _mm512_mask_mov_ps(b, _mm512_movepi32_mask(_mm512_castps_si512(w)), a);
-#elif defined(CPU_ISA_avx2)
-    return _mm256_blendv_ps(b, a, w);
-#else
-    for (int k = 0; k < V; k++) b.f[k] = signbit(w.f[k]) ? a.f[k] : b.f[k];
-    return b;
-#endif
-}
-
-/* count + 1 in lanes in which a and b differ */
-static inline vf count_differing(vf count, vf a, vf b) {
-#if defined(CPU_ISA_avx512)
-    return _mm512_mask_add_ps(count, _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ), count, _mm512_set1_ps(1));
-#elif defined(CPU_ISA_avx2)
-    return _mm256_add_ps(count, _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ), _mm256_set1_ps(1)));
-#else
-    for (int k = 0; k < V; k++) count.f[k] += a.f[k] != b.f[k];
-    return count;
-#endif
-}
-
-/* Stores the integers that QUANT_MAGIC was added to, each 0..255, as bytes. */
-static inline void store_codes(uint8_t *code, vf t) {
-#if defined(CPU_ISA_avx512)
-    _mm_storeu_si128((__m128i *)code, _mm512_cvtepi32_epi8(_mm512_castps_si512(t)));
-#elif defined(CPU_ISA_avx2)
-    v_store_u8(code, _mm256_and_si256(_mm256_castps_si256(t), _mm256_set1_epi32(255)));
-#else
-    for (int k = 0; k < V; k++) code[k] = (uint8_t)(t.f[k] - QUANT_MAGIC);
-#endif
-}
-
-/* The sum of LANES partial sums, folded in halves. */
-static inline float fold(const vf *part) {
-#if defined(CPU_ISA_generic)
-    vf t = v_add(part[0], part[1]);
-    return ((t.f[0] + t.f[4]) + (t.f[2] + t.f[6])) + ((t.f[1] + t.f[5]) + (t.f[3] + t.f[7]));
-#else
-#if defined(CPU_ISA_avx512)
-    __m256 s = _mm256_add_ps(_mm512_castps512_ps256(part[0]), _mm512_extractf32x8_ps(part[0], 1));
-#else
-    __m256 s = _mm256_add_ps(part[0], part[1]);
-#endif
-    __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
-    t = _mm_add_ps(t, _mm_movehl_ps(t, t));
-    return _mm_cvtss_f32(_mm_add_ss(t, _mm_shuffle_ps(t, t, 1)));
-#endif
-}
-
-/* The first of LANES lanes with the highest gain of a fit, which goes to *gain. Lanes come in equal pairs. */
-static inline int best_lane(const float *b, const float *c, float *gain) {
-#if defined(CPU_ISA_avx512)
-    vf vb = v_load(b), g = v_max(v_div(v_mul(vb, vb), v_load(c)), v_set(0)), top = g;
-    top = _mm512_max_ps(top, _mm512_shuffle_f32x4(top, top, 0x4e));
-    top = _mm512_max_ps(top, _mm512_shuffle_f32x4(top, top, 0xb1));
-    top = _mm512_max_ps(top, _mm512_permute_ps(top, 0x4e));
-    *gain = _mm512_cvtss_f32(top);
-    return __builtin_ctz(_mm512_cmp_ps_mask(g, top, _CMP_EQ_OQ));
-#elif defined(CPU_ISA_avx2)
-    vf b0 = v_load(b), b1 = v_load(b + V);
-    vf g0 = v_max(v_div(v_mul(b0, b0), v_load(c)), v_set(0)), g1 = v_max(v_div(v_mul(b1, b1), v_load(c + V)), v_set(0));
-    vf top = v_max(g0, g1);
-    top = _mm256_max_ps(top, _mm256_permute2f128_ps(top, top, 1));
-    top = _mm256_max_ps(top, _mm256_permute_ps(top, 0x4e));
-    *gain = _mm256_cvtss_f32(top);
-    unsigned first = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(g0, top, _CMP_EQ_OQ));
-    return __builtin_ctz(first | (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(g1, top, _CMP_EQ_OQ)) << V);
-#else
-    int best = 0;
-    *gain = 0;
-    for (int i = 0; i < LANES; i++) {
-        float value = quant_gain(b[i], c[i]);
-        if (!(value > *gain)) continue;
-        *gain = value;
-        best = i;
-    }
-    return best;
-#endif
-}
-
-/* Lane i of a vector = p[i / 4] */
-static inline vf load_spread(const float *p) {
-#if defined(CPU_ISA_avx512)
-    const __m512i quads = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-    return _mm512_permutexvar_ps(quads, _mm512_castps128_ps512(_mm_loadu_ps(p)));
-#elif defined(CPU_ISA_avx2)
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_set1_ps(p[0])), _mm_set1_ps(p[1]), 1);
-#else
-    vf r;
-    for (int k = 0; k < V; k++) r.f[k] = p[k / 4];
-    return r;
-#endif
-}
-
-/* ---- groups -------------------------------------------------------------------------------------------------------
- */
+/* Where a row goes. */
+typedef struct row {
+    uint8_t *code;
+    float *scale;
+    uint8_t *zero; /* NULL when symmetric */
+    const float *w;
+    flrq_clip_stats *stats;
+} row;
 
 /* One block of a group, padded with zeros (which add nothing to any sum) to a multiple of LANES. */
 typedef struct block {
@@ -209,14 +43,16 @@ typedef struct lot {
     const float *w[GROUPS], *h[GROUPS];
     int64_t n[GROUPS], index[GROUPS];           /* number of the group in its row */
     float lo[GROUPS], hi[GROUPS], unit[GROUPS]; /* quant_range; unit is its scale */
-    double norm[GROUPS], mass[GROUPS];          /* sum h w^2, sum h */
+    double norm[GROUPS];                        /* sum h w^2 */
+    float power[GROUPS];                        /* sum h w^2 / sum h */
     float zero[GROUPS];                         /* of all fits */
     float step[GROUPS], centre[GROUPS];         /* of a round of fits; 1 / scale in the middle of round two */
     float b[GROUPS], c[GROUPS];                 /* sums of the best fit */
     float gain[GROUPS];                         /* its gain, 0 when there is none */
-    int trial[GROUPS];                          /* its number */
-    bool negative[GROUPS];                      /* its sign */
+    float trial[GROUPS];                        /* its number */
+    float sign[GROUPS];                         /* of its scale */
     _Alignas(64) float inv[GROUPS][LANES];      /* 1 / scale of trials, in lanes */
+    _Alignas(64) float beyond[LANES];           /* weights of this row so far that lie beyond the chosen range */
     block blocks[GROUPS];
 } lot;
 
@@ -226,12 +62,11 @@ static void lot_clear(lot *t) {
     memset(t->lo, 0, sizeof t->lo);
     memset(t->hi, 0, sizeof t->hi);
     memset(t->unit, 0, sizeof t->unit);
-    memset(t->norm, 0, sizeof t->norm);
-    memset(t->mass, 0, sizeof t->mass);
+    memset(t->power, 0, sizeof t->power);
     memset(t->b, 0, sizeof t->b);
     memset(t->c, 0, sizeof t->c);
     memset(t->trial, 0, sizeof t->trial);
-    memset(t->negative, 0, sizeof t->negative);
+    memset(t->sign, 0, sizeof t->sign);
 }
 
 static quant_range range_of(const lot *t, int i) {
@@ -254,37 +89,39 @@ static void block_at(block *k, const lot *t, int i, int64_t j0) {
     k->h = k->h_copy;
 }
 
-/* Range, norm and mass of group i. */
-static inline void measure(lot *t, int i) {
+/* Range and norm of group i, and the mean square of its weights by h. */
+static inline void measure_as(lot *t, int i, bool weighted) {
     block *k = &t->blocks[i];
-    double norm = 0, mass = t->h[i] ? 0 : (double)t->n[i];
-    float first = t->w[i][0];
-    vf least = v_set(first), most = least; /* the zeros of a padded end count in neither scheme */
+    double norm = 0, mass = 0;
+    vf least = v_set(t->w[i][0]),
+       most = least; /* the zeros that pad a block do not change what quant_range_of() gives */
     for (int64_t j0 = 0; j0 < t->n[i]; j0 += QUANT_BLOCK) {
         block_at(k, t, i, j0);
         vf part[VECTORS], part_mass[VECTORS];
+        float sums[2];
         for (int v = 0; v < VECTORS; v++) part[v] = part_mass[v] = v_set(0);
         for (int j = 0; j < k->n; j += LANES)
             for (int v = 0; v < VECTORS; v++) {
-                vf w = v_load(k->w + j + v * V), h = k->h ? v_load(k->h + j + v * V) : v_set(1);
+                vf w = v_load(k->w + j + v * V), h = weighted ? v_load(k->h + j + v * V) : w;
                 least = v_min(w, least);
                 most = v_max(w, most);
-                part[v] = fused(v_mul(h, w), w, part[v]);
-                part_mass[v] = v_add(part_mass[v], h);
+                part[v] = fused(weighted ? v_mul(h, w) : w, w, part[v]);
+                if (weighted) part_mass[v] = v_add(part_mass[v], h);
             }
-        norm += (double)fold(part);
-        if (k->h) mass += (double)fold(part_mass);
+        fold_two(sums, part, part_mass);
+        norm += (double)sums[0];
+        mass += (double)sums[1];
     }
-    quant_range r = quant_range_of(&t->levels, v_minall(least), v_maxall(most));
+    quant_range r = t->levels.symmetric ? quant_range_of(&t->levels, 0, v_maxall(v_max(most, v_sub(v_set(0), least))))
+                                        : quant_range_of(&t->levels, v_minall(least), v_maxall(most));
     t->lo[i] = r.lo;
     t->hi[i] = r.hi;
     t->unit[i] = r.scale;
     t->norm[i] = norm;
-    t->mass[i] = mass;
+    t->power[i] = (float)(norm / (weighted ? mass : (double)t->n[i]));
 }
 
-/* ---- trials by fits -----------------------------------------------------------------------------------------------
- */
+/* ---- trials by fits -------------------------------------------------------------------------------------------- */
 
 /* Fills size and most for trials of group i. */
 static void block_prepare(block *k, const lot *t, int i, bool both_signs) {
@@ -382,8 +219,8 @@ static inline void keep_best_fit(lot *t, int i, const float *b, const float *c, 
     t->gain[i] = gain;
     t->b[i] = b[lane];
     t->c[i] = c[lane];
-    t->trial[i] = first + lane / (LANES / trials);
-    t->negative[i] = negative;
+    t->trial[i] = (float)(first + lane / (LANES / trials));
+    t->sign[i] = negative ? -1.0f : 1.0f;
 }
 
 /* Sets t->inv to quant_first_inv() of trials `first` .. first + 7. */
@@ -426,41 +263,88 @@ static void round_one(lot *t, const quant_plan *plan, bool both_signs) {
 static void round_two(lot *t, const quant_plan *plan) {
     _Alignas(64) float b[GROUPS][LANES], c[GROUPS][LANES];
     second_inv(t, plan);
-    for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], plan->second, t, i, t->negative[i]);
+    for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], plan->second, t, i, t->sign[i] < 0);
     memset(t->gain, 0, sizeof t->gain);
-    for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], 0, plan->second, t->negative[i]);
+    for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], 0, plan->second, t->sign[i] < 0);
 }
 
-/* ---- one candidate ------------------------------------------------------------------------------------------------
- */
+/* ---- candidates ------------------------------------------------------------------------------------------------ */
 
-/* Error of a candidate; with a code array, the codes as well, and the number of weights beyond its range in *clipped.
- */
-static inline double encode_as(uint8_t *code, int64_t *clipped, lot *t, int i, const quant_candidate *c, bool weighted,
-                               bool cut) {
-    const vf inv = v_set(c->inv), scale = v_set(c->scale), magic = v_set(QUANT_MAGIC), zero = v_set(c->zero);
-    const vf down = v_set(QUANT_MAGIC + c->down), up = v_set(QUANT_MAGIC + c->up), lo = v_set(c->lo), hi = v_set(c->hi);
-    block *k = &t->blocks[i];
-    double error = 0;
+/* Candidates side by side. down and up include QUANT_MAGIC. */
+typedef struct candidates {
+    float scale[TRIALS], inv[TRIALS], zero[TRIALS], down[TRIALS], up[TRIALS], lo[TRIALS], hi[TRIALS];
+} candidates;
+
+/* quant_at_ratio() side by side: entries k .. k+V-1. Symmetric schemes have lo = -hi. */
+static inline void set_at_ratio(candidates *s, int k, const quant_levels *l, vf lo, vf hi, vf unit, vf ratio, vf sign) {
+    const vf magic = v_set(QUANT_MAGIC), down = v_set(l->down), up = v_set(l->up);
+    vf scale = v_mul(sign, round_scale(v_mul(ratio, unit))), inv = v_div(v_set(1), scale), zero = v_set(l->middle),
+       shift = v_set(0);
+    lo = v_mul(ratio, lo);
+    hi = v_mul(ratio, hi);
+    if (!l->symmetric) {
+        zero = v_min(v_max(fused_minus(lo, inv, magic), v_add(magic, down)), v_add(magic, up));
+        zero = shift = v_sub(zero, magic);
+    }
+    v_store(s->scale + k, scale);
+    v_store(s->inv + k, inv);
+    v_store(s->zero + k, zero);
+    v_store(s->down + k, v_add(magic, v_sub(down, shift)));
+    v_store(s->up + k, v_add(magic, v_sub(up, shift)));
+    v_store(s->lo + k, lo);
+    v_store(s->hi + k, hi);
+}
+
+/* quant_at_fit() side by side; sign is that of the scale. */
+static inline void set_at_fit(candidates *s, int k, const quant_levels *l, vf scale, vf sign, vf zero) {
+    const vf magic = v_set(QUANT_MAGIC), shift = l->symmetric ? v_set(0) : zero;
+    scale = v_mul(sign, round_scale(scale));
+    v_store(s->scale + k, scale);
+    v_store(s->inv + k, v_div(v_set(1), scale));
+    v_store(s->zero + k, zero);
+    v_store(s->down + k, v_add(magic, v_sub(v_set(l->down), shift)));
+    v_store(s->up + k, v_add(magic, v_sub(v_set(l->up), shift)));
+}
+
+/* Integers of weights under candidate i, with QUANT_MAGIC; *free before the clip. */
+static inline vf integers_of(vf w, const candidates *s, int i, vf *free) {
+    *free = fused(w, v_set(s->inv[i]), v_set(QUANT_MAGIC));
+    return v_min(v_max(*free, v_set(s->down[i])), v_set(s->up[i]));
+}
+
+/* Writes the codes of group i under candidate i and counts the weights beyond its range. Returns the error, or -1
+ * when a rival's is not higher. */
+static inline double encode_as(uint8_t *code, lot *t, int i, const candidates *s, const candidates *rival,
+                               bool weighted, bool cut) {
+    const vf magic = v_set(QUANT_MAGIC), scale = v_set(s->scale[i]), zero = v_set(s->zero[i]);
+    block *b = &t->blocks[i];
+    double error = 0, other = 0;
+    vf beyond[VECTORS];
+    for (int v = 0; v < VECTORS; v++) beyond[v] = v_load(t->beyond + v * V);
     for (int64_t j0 = 0; j0 < t->n[i]; j0 += QUANT_BLOCK) {
         int64_t end = t->n[i] - j0;
-        if (t->n[i] > QUANT_BLOCK) block_at(k, t, i, j0);
-        vf part[VECTORS], beyond[VECTORS];
-        for (int v = 0; v < VECTORS; v++) part[v] = beyond[v] = v_set(0);
-        for (int j = 0; j < k->n; j += LANES)
+        if (t->n[i] > QUANT_BLOCK) block_at(b, t, i, j0);
+        vf part[VECTORS], part_other[VECTORS];
+        float sums[2];
+        for (int v = 0; v < VECTORS; v++) part[v] = part_other[v] = v_set(0);
+        for (int j = 0; j < b->n; j += LANES)
             for (int v = 0; v < VECTORS; v++) {
                 int at = j + v * V;
-                vf w = v_load(k->w + at), free = fused(w, inv, magic), in = v_min(v_max(free, down), up);
-                vf q = v_sub(in, magic);
-                if (cut) {
-                    q = inside(q, w, lo, hi);
-                    in = v_add(q, magic);
-                    free = inside(magic, w, lo, hi);
+                vf w = v_load(b->w + at), h = weighted ? v_load(b->h + at) : magic, free, in, e;
+                if (rival) {
+                    e = fused_minus(v_sub(integers_of(w, rival, i, &free), magic), v_set(rival->scale[i]), w);
+                    part_other[v] = fused(weighted ? v_mul(h, e) : e, e, part_other[v]);
                 }
-                vf e = fused_minus(q, scale, w);
-                part[v] = fused(weighted ? v_mul(v_load(k->h + at), e) : e, e, part[v]);
-                if (!code) continue;
-                beyond[v] = count_differing(beyond[v], cut ? magic : in, free);
+                in = integers_of(w, s, i, &free);
+                if (cut) {
+                    vf lo = v_set(s->lo[i]), hi = v_set(s->hi[i]);
+                    in = v_add(inside(v_sub(in, magic), w, lo, hi), magic);
+                    beyond[v] = count_differing(beyond[v], inside(magic, w, lo, hi), magic);
+                } else {
+                    beyond[v] = count_differing(beyond[v], in, free);
+                }
+                e = fused_minus(v_sub(in, magic), scale, w);
+                part[v] = fused(weighted ? v_mul(h, e) : e, e, part[v]);
                 if (at + V <= end) {
                     store_codes(code + j0 + at, v_add(in, zero));
                 } else if (at < end) {
@@ -469,36 +353,82 @@ static inline double encode_as(uint8_t *code, int64_t *clipped, lot *t, int i, c
                     memcpy(code + j0 + at, tail, (size_t)(end - at));
                 }
             }
-        error += (double)fold(part);
-        if (code) *clipped += (int64_t)fold(beyond);
+        fold_two(sums, part, part_other);
+        error += (double)sums[0];
+        other += (double)sums[1];
     }
+    if (rival && !(error < other)) return -1;
+    for (int v = 0; v < VECTORS; v++) v_store(t->beyond + v * V, beyond[v]);
     return error;
 }
 
-static double error_of(lot *t, int i, const quant_candidate *c) {
-    return t->h[i] ? encode_as(NULL, NULL, t, i, c, true, false) : encode_as(NULL, NULL, t, i, c, false, false);
+/* Writes codes, scale and zero point of group i under candidate i. With a rival: false, and nothing is final, unless
+ * the candidate has the lower error. */
+static bool encode(const row *to, lot *t, int i, const candidates *s, const candidates *rival) {
+    uint8_t *code = to->code + (t->w[i] - to->w);
+    bool weighted = t->h[i] != NULL;
+    double error;
+    if (t->cut)
+        error = encode_as(code, t, i, s, NULL, weighted, true);
+    else if (rival)
+        error = weighted ? encode_as(code, t, i, s, rival, true, false) : encode_as(code, t, i, s, rival, false, false);
+    else
+        error = weighted ? encode_as(code, t, i, s, NULL, true, false) : encode_as(code, t, i, s, NULL, false, false);
+    if (error < 0) return false;
+    to->scale[t->index[i]] = s->scale[i];
+    if (to->zero) to->zero[t->index[i]] = (uint8_t)s->zero[i];
+    to->stats->weighted_error += error;
+    to->stats->weighted_norm += t->norm[i];
+    to->stats->ratio_sum += quant_ratio(range_of(t, i), s->scale[i]);
+    return true;
 }
 
-static double encode(uint8_t *code, int64_t *clipped, lot *t, int i, const quant_candidate *c) {
-    *clipped = 0;
-    if (t->cut) {
-        bool weighted = t->h[i] != NULL;
-        return encode_as(code, clipped, t, i, c, weighted, true);
+/* ---- search by fits -------------------------------------------------------------------------------------------- */
+
+/* Sets step, zero and the candidates of ratio 1 for all groups: quant_first_step(), quant_fit_zero(). */
+static inline void before_round_one(lot *t, candidates *nearest, const quant_plan *plan) {
+    const quant_levels *l = &t->levels;
+    const vf most = v_set(plan->high * 0.75f), magic = v_set(QUANT_MAGIC);
+    for (int i = 0; i < GROUPS; i += V) {
+        vf lo = v_load(t->lo + i), hi = v_load(t->hi + i), unit = v_load(t->unit + i);
+        vf low = v_div(v_mul(v_set(plan->low), v_sqrt(v_load(t->power + i))), v_mul(v_set(0.5f), v_sub(hi, lo)));
+        low = v_min(v_max(low, v_set(0.02f)), most);
+        v_store(t->step + i, v_div(v_sub(v_set(plan->high), low), v_set((float)(plan->first - 1))));
+        vf zero = fused_minus(lo, v_div(v_set(1), v_max(unit, v_set(0x1p-24f))), magic);
+        zero = v_sub(v_min(v_max(zero, v_set(QUANT_MAGIC + l->down)), v_set(QUANT_MAGIC + l->up)), magic);
+        v_store(t->zero + i, l->symmetric ? v_set(l->middle) : zero);
+        set_at_ratio(nearest, i, l, lo, hi, unit, v_set(1), v_set(1));
     }
-    return t->h[i] ? encode_as(code, clipped, t, i, c, true, false) : encode_as(code, clipped, t, i, c, false, false);
 }
 
-/* ---- trials by true errors ----------------------------------------------------------------------------------------
- */
+/* quant_second_step() */
+static inline void before_round_two(lot *t, const quant_plan *plan) {
+    for (int i = 0; i < GROUPS; i += V) {
+        vf step = v_load(t->step + i), ratio = fused_minus(v_load(t->trial + i), step, v_set(plan->high));
+        vf relative = v_div(v_mul(v_set(plan->spread), step), ratio);
+        v_store(t->step + i, v_min(relative, v_set(1.2f / (float)(plan->second - 1))));
+        v_store(t->centre + i, v_div(v_load(t->c + i), v_load(t->b + i)));
+    }
+}
 
-/* Candidates side by side. down and up include QUANT_MAGIC. */
-typedef struct trials {
-    float scale[TRIALS], inv[TRIALS], zero[TRIALS], down[TRIALS], up[TRIALS], lo[TRIALS], hi[TRIALS];
-    double error[TRIALS];
-} trials;
+static void quantize_by_fits(const row *to, lot *t, const quant_plan *plan, bool both_signs) {
+    candidates nearest, found;
+    before_round_one(t, &nearest, plan);
+    for (int i = 0; i < t->count; i++) block_prepare(&t->blocks[i], t, i, both_signs);
+    round_one(t, plan, both_signs);
+    before_round_two(t, plan);
+    round_two(t, plan);
+    for (int i = 0; i < GROUPS; i += V)
+        set_at_fit(&found, i, &t->levels, v_div(v_load(t->b + i), v_load(t->c + i)), v_load(t->sign + i),
+                   v_load(t->zero + i));
+    for (int i = 0; i < t->count; i++)
+        if (!(t->gain[i] > 0) || !encode(to, t, i, &found, &nearest)) encode(to, t, i, &nearest, NULL);
+}
+
+/* ---- search by true errors ------------------------------------------------------------------------------------- */
 
 /* Adds one block to the errors of trials first .. first+3. Lane i is trial i / 4, column i % 4. */
-static inline void error_four(trials *s, int first, const block *k, bool weighted, bool cut) {
+static inline void error_four(double *error, const candidates *s, int first, const block *k, bool weighted, bool cut) {
     const vf magic = v_set(QUANT_MAGIC);
     for (int v = 0; v < VECTORS; v++) {
         int at = first + v * (V / 4);
@@ -518,127 +448,79 @@ static inline void error_four(trials *s, int first, const block *k, bool weighte
                 part[p] = fused(weighted ? v_mul(load_quads(k->h + j + 4 * p), e) : e, e, part[p]);
             }
         v_store(sum, add_near(add_near(v_add(v_add(part[0], part[2]), v_add(part[1], part[3])), 2), 1));
-        for (int p = 0; p < V / 4; p++) s->error[at + p] += (double)sum[4 * p];
+        for (int p = 0; p < V / 4; p++) error[at + p] += (double)sum[4 * p];
     }
 }
 
-static inline void errors_of(trials *s, int count, lot *t, int i, bool weighted, bool cut) {
+static inline void errors_of(double *error, const candidates *s, int count, lot *t, int i, bool weighted, bool cut) {
+    for (int k = 0; k < TRIALS; k++) error[k] = 0;
     for (int64_t j = 0; j < t->n[i]; j += QUANT_BLOCK) {
         if (t->n[i] > QUANT_BLOCK) block_at(&t->blocks[i], t, i, j);
-        for (int first = 0; first < count; first += 4) error_four(s, first, &t->blocks[i], weighted, cut);
+        for (int first = 0; first < count; first += 4) error_four(error, s, first, &t->blocks[i], weighted, cut);
     }
 }
 
-/* The ratios of a grid or fast search by true errors; none for FLRQ_CLIP_NONE. */
-typedef struct ratio_list {
+/* The candidates of a grid or fast search by true errors: ratio 1, then the ratios in their order, each with both signs
+ * of the scale when `signs` is 2. */
+typedef struct candidate_list {
     const flrq_clip *clip;
     quant_plan plan;
-    int64_t count;
-    int signs; /* 2: each ratio with both signs of the scale */
-} ratio_list;
+    int count, signs;
+} candidate_list;
 
-static inline float ratio_at(const ratio_list *list, int i) {
-    if (list->clip->search == FLRQ_CLIP_GRID) return quant_grid_ratio(list->clip, i);
-    return quant_first_ratio(&list->plan, quant_error_step(&list->plan), i);
+/* Candidates number `first` .. of group i. */
+static inline void set_trials(candidates *s, const candidate_list *list, const lot *t, int i, int first) {
+    float ratio[TRIALS], sign[TRIALS], step = quant_error_step(&list->plan);
+    for (int k = 0; k < TRIALS; k++) {
+        int number = first + k, at = (number - 1) >> (list->signs - 1);
+        float found = list->clip->search == FLRQ_CLIP_GRID ? quant_grid_ratio(list->clip, at)
+                                                           : quant_first_ratio(&list->plan, step, at);
+        ratio[k] = number > 0 ? found : 1.0f;
+        sign[k] = list->signs == 2 && number > 0 && number % 2 == 0 ? -1.0f : 1.0f;
+    }
+    for (int k = 0; k < TRIALS; k += V)
+        set_at_ratio(s, k, &t->levels, v_set(t->lo[i]), v_set(t->hi[i]), v_set(t->unit[i]), v_load(ratio + k),
+                     v_load(sign + k));
 }
 
-/* The candidate with the lowest error. Ratio 1 stands before the list. */
-static quant_candidate search_by_errors(lot *t, int i, const ratio_list *list) {
-    const quant_levels *l = &t->levels;
-    quant_range r = range_of(t, i);
-    quant_candidate best = quant_at_ratio(l, r, 1, 1);
-    double lowest = INFINITY;
-    trials s;
-    for (int64_t done = 0, all = 1 + list->count * list->signs; list->count > 0 && done < all; done += TRIALS) {
-        int now = all - done < TRIALS ? (int)(all - done) : TRIALS;
-        for (int k = 0; k < TRIALS; k++) { /* past the end the last again */
-            int64_t number = done + (k < now ? k : now - 1) - 1;
-            float ratio = number < 0 ? 1.0f : ratio_at(list, (int)(number / list->signs));
-            quant_candidate c = quant_at_ratio(l, r, ratio, number > 0 && number % list->signs ? -1.0f : 1.0f);
-            s.scale[k] = c.scale;
-            s.inv[k] = c.inv;
-            s.zero[k] = c.zero;
-            s.down[k] = QUANT_MAGIC + c.down;
-            s.up[k] = QUANT_MAGIC + c.up;
-            s.lo[k] = c.lo;
-            s.hi[k] = c.hi;
-            s.error[k] = 0;
-        }
+/* The number of the candidate with the lowest error. */
+static int search_by_errors(lot *t, int i, const candidate_list *list) {
+    double lowest = INFINITY, error[TRIALS];
+    int best = 0;
+    candidates s;
+    for (int done = 0; done < list->count && list->count > 1; done += TRIALS) {
+        int now = list->count - done < TRIALS ? list->count - done : TRIALS;
+        set_trials(&s, list, t, i, done);
         if (t->cut)
-            errors_of(&s, now, t, i, t->h[i] != NULL, true);
+            errors_of(error, &s, now, t, i, t->h[i] != NULL, true);
         else if (t->h[i])
-            errors_of(&s, now, t, i, true, false);
+            errors_of(error, &s, now, t, i, true, false);
         else
-            errors_of(&s, now, t, i, false, false);
+            errors_of(error, &s, now, t, i, false, false);
         for (int k = 0; k < now; k++) {
-            if (!(s.error[k] < lowest)) continue;
-            lowest = s.error[k];
-            best = (quant_candidate){s.scale[k], s.inv[k], s.zero[k], s.down[k] - QUANT_MAGIC, s.up[k] - QUANT_MAGIC,
-                                     s.lo[k],    s.hi[k]};
+            best = error[k] < lowest ? done + k : best;
+            lowest = error[k] < lowest ? error[k] : lowest;
         }
     }
     return best;
 }
 
-/* ---- one row ------------------------------------------------------------------------------------------------------
- */
-
-typedef struct row {
-    uint8_t *code;
-    float *scale;
-    uint8_t *zero;
-    const float *w;
-    flrq_clip_stats *stats;
-} row;
-
-static void finish(const row *to, const lot *t, int i, const quant_candidate *c, double error, int64_t clipped) {
-    to->scale[t->index[i]] = c->scale;
-    if (to->zero) to->zero[t->index[i]] = (uint8_t)c->zero;
-    to->stats->clipped += clipped;
-    to->stats->weighted_error += error;
-    to->stats->weighted_norm += t->norm[i];
-    to->stats->ratio_sum += quant_ratio(range_of(t, i), c->scale);
-}
-
-static void quantize_by_fits(const row *to, lot *t, const quant_plan *plan, bool both_signs) {
-    quant_candidate found[GROUPS], nearest[GROUPS];
-    for (int i = 0; i < GROUPS; i++) {
-        t->step[i] = quant_first_step(plan, range_of(t, i), t->norm[i], t->mass[i]);
-        t->zero[i] = quant_fit_zero(&t->levels, range_of(t, i));
-    }
-    for (int i = 0; i < t->count; i++) block_prepare(&t->blocks[i], t, i, both_signs);
-    round_one(t, plan, both_signs);
-    for (int i = 0; i < GROUPS; i++) {
-        t->step[i] = quant_second_step(plan, t->step[i], t->trial[i]);
-        t->centre[i] = t->c[i] / t->b[i];
-    }
-    round_two(t, plan);
-    for (int i = 0; i < GROUPS; i++) {
-        float scale = t->b[i] / t->c[i];
-        found[i] = quant_at_fit(&t->levels, range_of(t, i), t->negative[i] ? -scale : scale, t->zero[i]);
-        nearest[i] = quant_at_ratio(&t->levels, range_of(t, i), 1, 1);
-    }
+static void quantize_by_errors(const row *to, lot *t, const candidate_list *list) {
+    candidates s, chosen;
     for (int i = 0; i < t->count; i++) {
-        uint8_t *code = to->code + (t->w[i] - to->w);
-        int64_t clipped;
-        double error = t->gain[i] > 0 ? encode(code, &clipped, t, i, &found[i]) : INFINITY;
-        if (error < error_of(t, i, &nearest[i])) {
-            finish(to, t, i, &found[i], error, clipped);
-        } else {
-            error = encode(code, &clipped, t, i, &nearest[i]);
-            finish(to, t, i, &nearest[i], error, clipped);
-        }
+        set_trials(&s, list, t, i, search_by_errors(t, i, list));
+        chosen.scale[i] = s.scale[0];
+        chosen.inv[i] = s.inv[0];
+        chosen.zero[i] = s.zero[0];
+        chosen.down[i] = s.down[0];
+        chosen.up[i] = s.up[0];
+        chosen.lo[i] = s.lo[0];
+        chosen.hi[i] = s.hi[0];
+        encode(to, t, i, &chosen, NULL);
     }
 }
 
-static void quantize_by_errors(const row *to, lot *t, const ratio_list *list) {
-    for (int i = 0; i < t->count; i++) {
-        quant_candidate c = search_by_errors(t, i, list);
-        int64_t clipped;
-        double error = encode(to->code + (t->w[i] - to->w), &clipped, t, i, &c);
-        finish(to, t, i, &c, error, clipped);
-    }
-}
+/* ---- one row --------------------------------------------------------------------------------------------------- */
 
 static void quantize_row(uint8_t *code, float *scale, uint8_t *zero, const float *w, const float *h, int64_t cols,
                          int64_t group, const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
@@ -648,11 +530,9 @@ static void quantize_row(uint8_t *code, float *scale, uint8_t *zero, const float
     t.levels = quant_levels_of(scheme);
     quant_plan plan = quant_plan_of(scheme->bits, group, t.cut);
     bool both_signs = quant_signed(scheme, clip), by_fits = clip->search == FLRQ_CLIP_FAST && plan.second > 0;
-    const ratio_list list = {clip, plan,
-                             clip->search == FLRQ_CLIP_NONE   ? 0
-                             : clip->search == FLRQ_CLIP_GRID ? clip->steps
-                                                              : plan.first,
-                             1 + both_signs};
+    int ratios = clip->search == FLRQ_CLIP_NONE ? 0 : clip->search == FLRQ_CLIP_GRID ? clip->steps : plan.first;
+    const candidate_list list = {clip, plan, 1 + ratios * (1 + both_signs), 1 + both_signs};
+    memset(t.beyond, 0, sizeof t.beyond);
     lot_clear(&t);
     for (int64_t j0 = 0, index = 0; j0 < cols; j0 += group, index++) {
         int i = t.count;
@@ -660,7 +540,7 @@ static void quantize_row(uint8_t *code, float *scale, uint8_t *zero, const float
         t.h[i] = h ? h + j0 : NULL;
         t.n[i] = cols - j0 < group ? cols - j0 : group;
         t.index[i] = index;
-        measure(&t, i);
+        h ? measure_as(&t, i, true) : measure_as(&t, i, false);
         stats->groups++;
         if (t.lo[i] == t.hi[i]) {
             memset(code + j0, (int)t.levels.middle, (size_t)t.n[i]);
@@ -678,10 +558,10 @@ static void quantize_row(uint8_t *code, float *scale, uint8_t *zero, const float
             quantize_by_errors(&to, &t, &list);
         lot_clear(&t);
     }
+    for (int k = 0; k < LANES; k++) stats->clipped += (int64_t)t.beyond[k];
 }
 
-/* ---- packing ------------------------------------------------------------------------------------------------------
- */
+/* ---- packing --------------------------------------------------------------------------------------------------- */
 
 static void pack_row(int32_t *packed, const uint8_t *code, int64_t cols, int bits) {
     uint64_t pool = 0;
