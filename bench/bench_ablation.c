@@ -3,8 +3,9 @@
  * usage: bench_ablation layers [BITS...]                      generated layers with outliers
  *        bench_ablation model MODEL CALIB EVAL OUT [BITS...]  a real model: perplexity (documents are lines)
  *
- * Prints CSV: bits, variant, total bits/weight, mean rank, relative output error, perplexity, seconds. `score` is log2(error) +
- * bits/weight (lower is better): one more bit halves the error of a uniform quantizer, so rows of different size compare.
+ * Prints CSV: bits, variant, total bits/weight, mean rank, relative output error, perplexity, seconds. `score` is
+ * log2(error) + bits/weight (lower is better): one more bit halves the error of a uniform quantizer, so rows of
+ * different size compare.
  */
 #include <math.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@ static const variant variants[] = {
     {"rank r1flr", {"rank-policy", "r1flr"}},
     {"rank r1flr-best", {"rank-policy", "r1flr-best"}},
     {"rank energy", {"rank-policy", "energy"}},
+    {"rank error", {"rank-policy", "error"}},
     {"rank fixed 4", {"rank-policy", "fixed", "rank", "4"}},
     {"rank fixed 16", {"rank-policy", "fixed", "rank", "16"}},
     {"start weight", {"start", "weight"}},
@@ -71,10 +73,11 @@ static flrq_params *params_for(const variant *v, const char *bits) {
     return params;
 }
 
-/* ---- generated layers ---------------------------------------------------------------------------------------------------- */
+/* ---- generated layers
+ * ---------------------------------------------------------------------------------------------------- */
 
-/* m x n, power-law spectrum on a noise floor, 4 outlier columns x 4; inputs correlated through n/4 latent factors, 1 % of the channels 15 times
- * larger: the layer of methods.md section 5. */
+/* m x n, power-law spectrum on a noise floor, 4 outlier columns x 4; inputs correlated through n/4 latent factors, 1 %
+ * of the channels 15 times larger: the layer of methods.md section 5. */
 enum { ROWS = 1024, COLS = 1024, LATENT = 256, TOKENS = 2048, SKETCH = 256, LAYERS = 2 };
 
 typedef struct layer {
@@ -96,7 +99,8 @@ static layer make_layer(uint64_t seed) {
         }
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < COLS; j++) l.w[i * COLS + j] *= (j % 256 == 17 ? 4.0f : 1.0f) * 0.02f;
-    float *mix = malloc(sizeof(float) * LATENT * COLS), *z = malloc(sizeof(float) * LATENT), *x = malloc(sizeof(float) * COLS);
+    float *mix = malloc(sizeof(float) * LATENT * COLS), *z = malloc(sizeof(float) * LATENT),
+          *x = malloc(sizeof(float) * COLS);
     float *g = malloc(sizeof(float) * SKETCH);
     flrq_philox_normal(mix, key, 3, 0, LATENT * COLS);
     for (int t = 0; t < TOKENS; t++) {
@@ -142,7 +146,8 @@ static void run_layers(int count, char **bits) {
         }
 }
 
-/* ---- a model ----------------------------------------------------------------------------------------------------------------- */
+/* ---- a model
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static double field(const char *text, const char *key) {
     json_t *object = json_loads(text, 0, NULL);
@@ -158,8 +163,8 @@ static void run_model(const char *model, const char *calib, const char *eval, co
             snprintf(command, sizeof command, "rm -rf -- '%s'", out);
             if (system(command) != 0) exit(1);
             flrq_params *params = params_for(&variants[v], bits[b]), *ask;
-            const char *set[][2] = {{"model", model},        {"out", out},         {"calib", calib},
-                                    {"doc-sep", "\\n"},      {"calib-len", "256"}, {"calib-samples", "64"}};
+            const char *set[][2] = {{"model", model},   {"out", out},         {"calib", calib},
+                                    {"doc-sep", "\\n"}, {"calib-len", "256"}, {"calib-samples", "64"}};
             for (size_t i = 0; i < sizeof set / sizeof *set; i++)
                 if (flrq_params_set(params, set[i][0], set[i][1]) != FLRQ_OK) fail(variants[v].name);
             if (flrq_run(params, NULL, NULL, &result) != FLRQ_OK) fail(variants[v].name);

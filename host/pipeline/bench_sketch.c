@@ -1,8 +1,9 @@
 /* bench_sketch.c - seconds and residual of every sketch on matrices with known spectra, side by side in one run.
  *
- * A = (noise + sum_i s_i u_i v_i^T) diag(c), made from the seed alone, with Gaussian and hence nearly orthonormal u_i, v_i. The optimum
- * |A - A_r|_F comes from the exact SVD when that is among the methods. Times are medians over runs after one warm-up;
- * a method stops repeating once it has used TIME_PER_CASE seconds, and the row says how many runs it had.
+ * A = (noise + sum_i s_i u_i v_i^T) diag(c), made from the seed alone, with Gaussian and hence nearly orthonormal u_i,
+ * v_i. The optimum |A - A_r|_F comes from the exact SVD when that is among the methods. Times are medians over runs
+ * after one warm-up; a method stops repeating once it has used TIME_PER_CASE seconds, and the row says how many runs it
+ * had.
  */
 #include <math.h>
 #include <stdio.h>
@@ -12,8 +13,8 @@
 #include "core/philox.h"
 #include "pipeline/job.h"
 
-/* Order of the choices of --spectrum. llm: power law on a noise floor, and 0.2 % of the columns eight times larger. flat: noise alone. fast:
- * every 8 terms halve. The structure of llm carries about half of the energy. */
+/* Order of the choices of --spectrum. llm: power law on a noise floor, and 0.2 % of the columns eight times larger.
+ * flat: noise alone. fast: every 8 terms halve. The structure of llm carries about half of the energy. */
 enum { SPECTRUM_LLM = 0, SPECTRUM_FLAT = 1, SPECTRUM_FAST = 2 };
 enum { MAX_LIST = 16, STRUCTURE = 192, OUTLIER_EVERY = 512 };
 static const float outlier_scale = 8;
@@ -38,7 +39,8 @@ static flrq_status generate(bench *b) {
     if (!v) return flrq_fail_memory((size_t)(n * k) * sizeof *v, "the matrix");
     FLRQ_GOTO(be->normal(be, b->d_a, key, 0, 0, m * n));
     if (k) {
-        /* |u_i v_i^T| is about sqrt(m n), the noise has that norm in all: s_1 = 0.3 of it, floor 1 for llm, 1 % for fast */
+        /* |u_i v_i^T| is about sqrt(m n), the noise has that norm in all: s_1 = 0.3 of it, floor 1 for llm, 1 % for
+         * fast */
         FLRQ_GOTO(be->alloc(be, (void **)&d_u, (size_t)(m * k) * sizeof *d_u, "structure"));
         FLRQ_GOTO(be->alloc(be, (void **)&d_v, (size_t)(n * k) * sizeof *d_v, "structure"));
         FLRQ_GOTO(be->normal(be, d_u, key, 1, 0, m * k));
@@ -72,11 +74,16 @@ typedef struct timing {
 
 static flrq_status run_case(bench *b, flrq_sketch_kind kind, int64_t rank, timing *out, double *sigma) {
     flrq_backend *be = b->be;
-    flrq_sketch_options options = {.kind = kind, .power_iterations = (int)b->config->power_iterations,
+    flrq_sketch_options options = {.kind = kind,
+                                   .power_iterations = (int)b->config->power_iterations,
                                    .oversample = (int)b->config->oversample,
                                    .key = flrq_philox_key((uint64_t)b->config->seed, "bench sketch")};
-    flrq_operand target = {.rows = b->rows, .cols = b->cols, .d_dense = b->d_a, .ld_dense = b->cols,
-                           .dense_dtype = FLRQ_F32, .d_col_scale = b->d_scale};
+    flrq_operand target = {.rows = b->rows,
+                           .cols = b->cols,
+                           .d_dense = b->d_a,
+                           .ld_dense = b->cols,
+                           .dense_dtype = FLRQ_F32,
+                           .d_col_scale = b->d_scale};
     double seconds[1000], total = 0;
     int exact = kind == FLRQ_SKETCH_SVD, runs = 0;
     flrq_sketch *sketch;
@@ -101,7 +108,8 @@ static flrq_status run_case(bench *b, flrq_sketch_kind kind, int64_t rank, timin
         for (int64_t i = 0; i < rank; i++) sigma[i] = sketch->sigma[i];
         goto out;
     }
-    /* |A - Q Q^T A|^2 = |A|^2 - |Q^T A|^2 holds for the block method only; measure the difference itself. V carries sigma. */
+    /* |A - Q Q^T A|^2 = |A|^2 - |Q^T A|^2 holds for the block method only; measure the difference itself. V carries
+     * sigma. */
     int64_t width = sketch->width;
     float *v = malloc((size_t)(b->cols * width) * sizeof *v), *r = malloc((size_t)(b->cols * rank) * sizeof *r);
     float *u = malloc((size_t)(b->rows * width) * sizeof *u);
@@ -110,10 +118,9 @@ static flrq_status run_case(bench *b, flrq_sketch_kind kind, int64_t rank, timin
         if (status == FLRQ_OK) status = be->download(be, u, sketch->d_u, (size_t)(b->rows * width) * sizeof *u);
         for (int64_t k = 0; k < rank; k++)
             for (int64_t j = 0; j < b->cols; j++)
-                r[k * b->cols + j] = v[j * width + k] / (j % OUTLIER_EVERY == OUTLIER_EVERY / 2 &&
-                                                                 b->config->spectrum == SPECTRUM_LLM
-                                                             ? outlier_scale
-                                                             : 1);
+                r[k * b->cols + j] =
+                    v[j * width + k] /
+                    (j % OUTLIER_EVERY == OUTLIER_EVERY / 2 && b->config->spectrum == SPECTRUM_LLM ? outlier_scale : 1);
         for (int64_t i = 0; i < b->rows; i++) memmove(u + i * rank, u + i * width, (size_t)rank * sizeof *u);
         if (status == FLRQ_OK) status = be->upload(be, sketch->d_y, u, (size_t)(b->rows * rank) * sizeof *u);
         if (status == FLRQ_OK) status = be->upload(be, sketch->d_z, r, (size_t)(b->cols * rank) * sizeof *r);
@@ -130,20 +137,22 @@ out:
     return status;
 }
 
-static void add_row(bench *b, int64_t rank, const char *method, const timing *t, double optimum, double r1, double svd) {
+static void add_row(bench *b, int64_t rank, const char *method, const timing *t, double optimum, double r1,
+                    double svd) {
     static const char *const spectra[] = {"llm", "flat", "fast"};
-    json_array_append_new(
-        b->table,
-        json_pack("{s:I, s:I, s:s, s:I, s:s, s:f, s:f, s:f, s:i, s:f, s:o, s:o, s:o, s:o}", "rows", (json_int_t)b->rows,
-                  "cols", (json_int_t)b->cols, "spectrum", spectra[b->config->spectrum], "rank", (json_int_t)rank,
-                  "method", method, "seconds", t->median, "seconds_p10", t->p10, "seconds_p90", t->p90, "runs", t->runs,
-                  "residual", t->residual, "optimum", optimum > 0 ? json_real(optimum) : json_null(), "excess",
-                  optimum > 0 ? json_real(t->residual / optimum - 1) : json_null(), "speedup_over_r1",
-                  r1 > 0 ? json_real(r1 / t->median) : json_null(), "speedup_over_svd",
-                  svd > 0 ? json_real(svd / t->median) : json_null()));
+    json_array_append_new(b->table,
+                          json_pack("{s:I, s:I, s:s, s:I, s:s, s:f, s:f, s:f, s:i, s:f, s:o, s:o, s:o, s:o}", "rows",
+                                    (json_int_t)b->rows, "cols", (json_int_t)b->cols, "spectrum",
+                                    spectra[b->config->spectrum], "rank", (json_int_t)rank, "method", method, "seconds",
+                                    t->median, "seconds_p10", t->p10, "seconds_p90", t->p90, "runs", t->runs,
+                                    "residual", t->residual, "optimum", optimum > 0 ? json_real(optimum) : json_null(),
+                                    "excess", optimum > 0 ? json_real(t->residual / optimum - 1) : json_null(),
+                                    "speedup_over_r1", r1 > 0 ? json_real(r1 / t->median) : json_null(),
+                                    "speedup_over_svd", svd > 0 ? json_real(svd / t->median) : json_null()));
 }
 
-/* All methods and ranks on one matrix. The exact SVD gives all ranks at once and goes first, since it knows the optimum. */
+/* All methods and ranks on one matrix. The exact SVD gives all ranks at once and goes first, since it knows the
+ * optimum. */
 static flrq_status run_matrix(bench *b, const int64_t *ranks, int n_ranks, const int *wanted) {
     static const char *const names[] = {"block", "r1", "svd"};
     int64_t full = b->rows < b->cols ? b->rows : b->cols, largest = 0;
@@ -206,9 +215,9 @@ static flrq_status parse_methods(const char *text, int *wanted) {
 }
 
 static flrq_status write_csv(const char *path, const json_t *table) {
-    static const char *const keys[] = {"rows",        "cols",        "spectrum", "rank",     "method",  "seconds",
-                                       "seconds_p10", "seconds_p90", "runs",     "residual", "optimum", "excess",
-                                       "speedup_over_r1", "speedup_over_svd"};
+    static const char *const keys[] = {
+        "rows",        "cols", "spectrum", "rank",    "method", "seconds",         "seconds_p10",
+        "seconds_p90", "runs", "residual", "optimum", "excess", "speedup_over_r1", "speedup_over_svd"};
     enum { KEYS = sizeof keys / sizeof *keys };
     char *text = NULL;
     size_t bytes, i;
@@ -254,8 +263,8 @@ flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *repo
         FLRQ_GOTO(b.be->alloc(b.be, (void **)&b.d_a, (size_t)(m * n) * sizeof(float), "the matrix"));
         FLRQ_GOTO(b.be->alloc(b.be, (void **)&b.d_scale, (size_t)n * sizeof(float), "the matrix"));
         FLRQ_GOTO(generate(&b));
-        flrq_operand a = {.rows = m, .cols = n, .d_dense = b.d_a, .ld_dense = n, .dense_dtype = FLRQ_F32,
-                          .d_col_scale = b.d_scale};
+        flrq_operand a = {
+            .rows = m, .cols = n, .d_dense = b.d_a, .ld_dense = n, .dense_dtype = FLRQ_F32, .d_col_scale = b.d_scale};
         FLRQ_GOTO(b.be->sum_squares(b.be, &b.norm2, &a));
         FLRQ_GOTO(run_matrix(&b, ranks, n_ranks, wanted));
         b.be->release(b.be, b.d_scale);

@@ -1,8 +1,8 @@
 /* eval.c - perplexity of a source or quantized folder, and its distance from a reference.
  *
- * Windows of ctx tokens do not overlap; every token of a window is scored against its successor in the stream, the last one of a window
- * against the first of the next. Windows pass through the model block by block, in passes that keep the activations within a bound, so a 70B
- * model needs the memory of one block.
+ * Windows of ctx tokens do not overlap; every token of a window is scored against its successor in the stream, the last
+ * one of a window against the first of the next. Windows pass through the model block by block, in passes that keep the
+ * activations within a bound, so a 70B model needs the memory of one block.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -32,7 +32,7 @@ typedef struct eval {
     const int32_t *ids;      /* [windows * ctx + 1]; the last entry may be absent */
     int64_t count, windows, ctx;
     flrq_npy_writer *dump;
-    float *host_logits;      /* [HEAD_TOKENS, vocab] when dumping */
+    float *host_logits; /* [HEAD_TOKENS, vocab] when dumping */
     double nll, reference_nll, kl, kl_max;
     int64_t scored, agree;
 } eval;
@@ -44,7 +44,8 @@ static flrq_status open_subject(eval *e, subject *s, const char *dir, int flags,
     FLRQ_TRY(be->alloc(be, &s->d_workspace, flrq_workspace_bytes(s->model, e->ctx), "the forward workspace"));
     size_t tokens = (size_t)(pass * e->ctx);
     FLRQ_TRY(be->alloc(be, (void **)&s->d_x, tokens * (size_t)s->model->hidden * sizeof(float), "activations"));
-    return be->alloc(be, (void **)&s->d_logits, (size_t)HEAD_TOKENS * (size_t)s->model->vocab * sizeof(float), "logits");
+    return be->alloc(be, (void **)&s->d_logits, (size_t)HEAD_TOKENS * (size_t)s->model->vocab * sizeof(float),
+                     "logits");
 }
 
 static void close_subject(eval *e, subject *s) {
@@ -62,8 +63,8 @@ static flrq_status forward(eval *e, subject *s, int64_t first, int64_t count) {
     FLRQ_TRY(flrq_globals_load(&s->globals, s->model, e->be, FLRQ_GLOBALS_EMBED));
     flrq_status status = FLRQ_OK;
     for (int64_t w = 0; w < count && status == FLRQ_OK; w++)
-        status = flrq_forward_embed(s->model, e->be, s->globals, s->d_x + w * window, e->ids + (first + w) * e->ctx,
-                                    e->ctx);
+        status =
+            flrq_forward_embed(s->model, e->be, s->globals, s->d_x + w * window, e->ids + (first + w) * e->ctx, e->ctx);
     flrq_globals_free(s->globals, e->be);
     s->globals = NULL;
     FLRQ_TRY(status);
@@ -74,8 +75,8 @@ static flrq_status forward(eval *e, subject *s, int64_t first, int64_t count) {
         for (int64_t w = 0; w < count; w++) {
             if (flrq_stop_requested()) return flrq_fail(FLRQ_STOPPED, "stopped; eval keeps no state");
             flrq_progress(e->reporter, "eval", w, count);
-            FLRQ_TRY(flrq_forward_block(s->model, e->be, s->block, s->d_x + w * window, e->ctx, s->d_workspace, NULL,
-                                        NULL));
+            FLRQ_TRY(
+                flrq_forward_block(s->model, e->be, s->block, s->d_x + w * window, e->ctx, s->d_workspace, NULL, NULL));
         }
     }
     return flrq_globals_load(&s->globals, s->model, e->be, FLRQ_GLOBALS_HEAD);
@@ -87,8 +88,8 @@ static flrq_status score_tile(eval *e, int64_t first_window, int64_t token, int6
     flrq_backend *be = e->be;
     int64_t hidden = e->main.model->hidden, vocab = e->main.model->vocab, at = first_window * e->ctx + token;
     for (int64_t t = 0; t < tokens; t++) target[t] = at + t + 1 < e->count ? e->ids[at + t + 1] : -1;
-    FLRQ_TRY(flrq_forward_head(e->main.model, be, e->main.globals, e->main.d_logits, e->main.d_x + token * hidden,
-                               tokens));
+    FLRQ_TRY(
+        flrq_forward_head(e->main.model, be, e->main.globals, e->main.d_logits, e->main.d_x + token * hidden, tokens));
     FLRQ_TRY(be->nll(be, nll, best, e->main.d_logits, target, tokens, vocab));
     if (e->dump) {
         size_t bytes = (size_t)(tokens * vocab) * sizeof(float);
@@ -162,14 +163,15 @@ flrq_status flrq_job_eval(const flrq_params *params, flrq_reporter *reporter, js
                                 (long long)probe->vocab));
     if (probe->max_positions > 0 && e.ctx > probe->max_positions) {
         if (flrq_params_given(params, "ctx"))
-            flrq_notice(reporter, "windows shortened from %lld to the model's context of %lld tokens",
-                        (long long)e.ctx, (long long)probe->max_positions);
+            flrq_notice(reporter, "windows shortened from %lld to the model's context of %lld tokens", (long long)e.ctx,
+                        (long long)probe->max_positions);
         e.ctx = probe->max_positions;
     }
     e.ids = ids;
     e.windows = e.count / e.ctx;
     if (e.windows == 0)
-        FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: %lld tokens do not fill one window of %lld; give more text or a smaller --ctx",
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT,
+                            "%s: %lld tokens do not fill one window of %lld; give more text or a smaller --ctx",
                             c->tokens ? c->tokens : c->text, (long long)e.count, (long long)e.ctx));
     int64_t pass = (int64_t)(pass_bytes / ((size_t)(e.ctx * probe->hidden) * sizeof(float)));
     if (pass < 1) pass = 1;
@@ -199,8 +201,9 @@ flrq_status flrq_job_eval(const flrq_params *params, flrq_reporter *reporter, js
     double scored = e.scored ? (double)e.scored : 1;
     json_t *against = json_null();
     if (c->against)
-        against = json_pack("{s:s, s:f, s:f, s:f, s:f}", "model", c->against, "perplexity", exp(e.reference_nll / scored),
-                            "kl_mean", e.kl / scored, "kl_max", e.kl_max, "top1_agreement", (double)e.agree / scored);
+        against =
+            json_pack("{s:s, s:f, s:f, s:f, s:f}", "model", c->against, "perplexity", exp(e.reference_nll / scored),
+                      "kl_mean", e.kl / scored, "kl_max", e.kl_max, "top1_agreement", (double)e.agree / scored);
     *result = json_pack("{s:s, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:b, s:b, s:o}", "model", c->model, "perplexity",
                         exp(e.nll / scored), "nll", e.nll / scored, "tokens", (json_int_t)e.count, "scored",
                         (json_int_t)e.scored, "context", (json_int_t)e.ctx, "windows", (json_int_t)e.windows, "seconds",

@@ -17,8 +17,8 @@ static const char *base_name(const char *path) {
 static json_t *tensor_entry(const flrq_checkpoint *checkpoint, const flrq_tensor *t, const char *role) {
     json_t *shape = json_array();
     for (int i = 0; i < t->dims; i++) json_array_append_new(shape, json_integer(t->shape[i]));
-    return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s}", "name", t->name, "dtype", flrq_dtype_name(t->dtype), "shape", shape,
-                     "bytes", (json_int_t)t->bytes, "role", role, "file", base_name(checkpoint->files[t->file]));
+    return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s}", "name", t->name, "dtype", flrq_dtype_name(t->dtype), "shape",
+                     shape, "bytes", (json_int_t)t->bytes, "role", role, "file", base_name(checkpoint->files[t->file]));
 }
 
 static void add_part(json_t *list, const flrq_checkpoint *checkpoint, const flrq_tensor *t, const char *role) {
@@ -50,18 +50,20 @@ flrq_status flrq_job_inspect(const flrq_params *params, flrq_reporter *reporter,
     if (m->quantized)
         scheme = json_pack("{s:i, s:I, s:b, s:b}", "bits", m->scheme.bits, "group", (json_int_t)m->scheme.group,
                            "symmetric", m->scheme.symmetric, "lowrank", m->adapter != NULL);
-    *result = json_pack("{s:s, s:s, s:s, s:b, s:I, s:i, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}, s:o, s:o}",
-                        "path", m->dir, "kind", m->quantized ? "quantized" : "source", "family", m->family_name,
-                        "known_family", m->family != NULL, "parameters", parameters, "files", m->checkpoint->n_files,
-                        "bytes", bytes, "config", "layers", (json_int_t)m->layers, "hidden", (json_int_t)m->hidden, "ffn",
-                        (json_int_t)m->ffn, "heads", (json_int_t)m->heads, "kv_heads", (json_int_t)m->kv_heads,
-                        "head_dim", (json_int_t)m->head_dim, "vocab", (json_int_t)m->vocab, "context",
-                        (json_int_t)m->max_positions, "tied", m->tied, "quantization", scheme, "tensors", tensors);
+    *result =
+        json_pack("{s:s, s:s, s:s, s:b, s:I, s:i, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}, s:o, s:o}",
+                  "path", m->dir, "kind", m->quantized ? "quantized" : "source", "family", m->family_name,
+                  "known_family", m->family != NULL, "parameters", parameters, "files", m->checkpoint->n_files, "bytes",
+                  bytes, "config", "layers", (json_int_t)m->layers, "hidden", (json_int_t)m->hidden, "ffn",
+                  (json_int_t)m->ffn, "heads", (json_int_t)m->heads, "kv_heads", (json_int_t)m->kv_heads, "head_dim",
+                  (json_int_t)m->head_dim, "vocab", (json_int_t)m->vocab, "context", (json_int_t)m->max_positions,
+                  "tied", m->tied, "quantization", scheme, "tensors", tensors);
     flrq_model_close(m);
     return *result ? FLRQ_OK : flrq_fail_memory(0, "the listing");
 }
 
-/* ---- compare --------------------------------------------------------------------------------------------------------------- */
+/* ---- compare
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* A model whose linear layers are brought to fp32 one at a time, whatever their storage. */
 typedef struct side {
@@ -107,8 +109,13 @@ static flrq_status load_linear(side *s, flrq_backend *be, const flrq_linear *l) 
         for (int64_t i = 0; i < l->rows * l->cols; i++) s->values[i] = flrq_load(s->raw, l->weight->dtype, i);
         return FLRQ_OK;
     }
-    flrq_operand a = {.rows = l->rows, .cols = l->cols, .codes = &s->codes, .codes_sign = 1, .d_l = s->d_l,
-                      .d_r = s->d_r, .lr_sign = 1};
+    flrq_operand a = {.rows = l->rows,
+                      .cols = l->cols,
+                      .codes = &s->codes,
+                      .codes_sign = 1,
+                      .d_l = s->d_l,
+                      .d_r = s->d_r,
+                      .lr_sign = 1};
     FLRQ_TRY(flrq_linear_load_packed(s->model, be, l, &s->codes, s->d_l, s->d_r, &a.rank));
     void *d_out;
     size_t bytes = (size_t)(l->rows * l->cols) * sizeof(float);
@@ -210,7 +217,8 @@ static flrq_status compare_others(side *a, side *b, json_t *rows, counts *n) {
         float *fb = floats ? malloc((size_t)(count + 1) * sizeof *fb) : NULL;
         if (floats && (!fa || !fb)) status = flrq_fail_memory((size_t)count * sizeof *fa, oa->name);
         if (status == FLRQ_OK && floats) {
-            for (int64_t k = 0; k < count; k++) fa[k] = flrq_load(ra, ta->dtype, k), fb[k] = flrq_load(rb, tb->dtype, k);
+            for (int64_t k = 0; k < count; k++)
+                fa[k] = flrq_load(ra, ta->dtype, k), fb[k] = flrq_load(rb, tb->dtype, k);
             compare_values(rows, oa->name, fa, fb, count, &equal);
         } else if (status == FLRQ_OK) {
             equal = memcmp(ra, rb, ta->bytes) == 0;
@@ -251,7 +259,8 @@ out:
     return status;
 }
 
-/* ---- devices, tokenize ------------------------------------------------------------------------------------------------------- */
+/* ---- devices, tokenize
+ * ------------------------------------------------------------------------------------------------------- */
 
 flrq_status flrq_job_devices(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
     static const char *const names[] = {"cpu", "cpu-ref", "cuda"};

@@ -11,19 +11,20 @@
 #include "pipeline/options.h"
 #include "quant/fit.h"
 
-/* ---- events and stopping (events.c) ------------------------------------------------------------------------------- */
+/* ---- events and stopping (events.c) -------------------------------------------------------------------------------
+ */
 
 /** Where a job reports to. Zero-initialise, then set fn, user and start. */
 typedef struct flrq_reporter {
     flrq_event_fn fn;
     void *user;
-    double start;          /* flrq_seconds() when the job began */
+    double start; /* flrq_seconds() when the job began */
     int64_t block, blocks;
     double block_seconds[8]; /* of the last blocks, for the ETA */
     int64_t blocks_timed;
     const char *phase;
     double phase_start;
-    json_t *notices;       /* array of texts, or NULL */
+    json_t *notices; /* array of texts, or NULL */
 } flrq_reporter;
 
 /** Monotonic clock. */
@@ -46,7 +47,8 @@ void flrq_block_done(flrq_reporter *reporter, int64_t block, double seconds, con
 int flrq_stop_requested(void);
 void flrq_stop_clear(void);
 
-/* ---- plan (plan.c) -------------------------------------------------------------------------------------------------- */
+/* ---- plan (plan.c) --------------------------------------------------------------------------------------------------
+ */
 
 /** One line of the memory table. phase bits: 1 embedding, 2 blocks, 4 load-back check. */
 typedef struct flrq_plan_item {
@@ -60,32 +62,34 @@ enum { FLRQ_PLAN_EMBED = 1, FLRQ_PLAN_BLOCKS = 2, FLRQ_PLAN_VERIFY = 4, FLRQ_PLA
 /** Everything that a quantize job will need, from config and headers alone. The run allocates from it. */
 typedef struct flrq_plan {
     flrq_fit_options fit;
-    flrq_dtype scale_dtype;        /* F16 or BF16 */
-    int calibrated;                /* 0: weights only */
-    int64_t segments, length;      /* calibration tokens */
-    flrq_extent extent;            /* largest linear layer */
-    int64_t slots;                 /* linear layers whose codes are held at once */
-    int64_t weights;               /* quantized weights in all */
-    int64_t largest_tensor_group;  /* groups per row, largest */
+    flrq_dtype scale_dtype;       /* F16 or BF16 */
+    int calibrated;               /* 0: weights only */
+    int64_t segments, length;     /* calibration tokens */
+    flrq_extent extent;           /* largest linear layer */
+    int64_t slots;                /* linear layers whose codes are held at once */
+    int64_t weights;              /* quantized weights in all */
+    int64_t largest_tensor_group; /* groups per row, largest */
     size_t codes_bytes, factor_bytes, workspace_bytes, staging_bytes;
-    size_t host_bytes;             /* predicted peak */
-    uint64_t output_bytes;         /* files of OUT at the rank bound */
-    uint64_t scratch_bytes;        /* beside them while running (activations) */
+    size_t host_bytes;      /* predicted peak */
+    uint64_t output_bytes;  /* files of OUT at the rank bound */
+    uint64_t scratch_bytes; /* beside them while running (activations) */
     double flops;
     int items;
     flrq_plan_item item[FLRQ_PLAN_ITEMS];
 } flrq_plan;
 
-/** Checks every shape against the scheme and fills the plan. segments x length: of the calibration that will be used. Errors
- *  name the tensor and the remedy. */
+/** Checks every shape against the scheme and fills the plan. segments x length: of the calibration that will be used.
+ * Errors name the tensor and the remedy. */
 flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *config, const flrq_model *model, int64_t segments,
                            int64_t length, int threads);
 
-/** Segments and length that the options ask for, shortened to the model's context (noticed). Token files give their own. */
+/** Segments and length that the options ask for, shortened to the model's context (noticed). Token files give their
+ * own. */
 flrq_status flrq_plan_calibration(const flrq_params *params, const flrq_model *model, flrq_reporter *reporter,
                                   int64_t *segments, int64_t *length);
 
-/* ---- jobs: each fills *result (new reference) ---------------------------------------------------------------------------- */
+/* ---- jobs: each fills *result (new reference)
+ * ---------------------------------------------------------------------------- */
 
 flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, json_t **result);
@@ -96,7 +100,8 @@ flrq_status flrq_job_devices(const flrq_params *params, flrq_reporter *reporter,
 flrq_status flrq_job_tokenize(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 
-/** The numerical options of a config as the fit takes them. dtype: of the linear weights (decides the factors' type). */
+/** The numerical options of a config as the fit takes them. dtype: of the linear weights (decides the factors' type).
+ */
 void flrq_fit_options_from(flrq_fit_options *out, const flrq_config *config, flrq_dtype dtype);
 
 #endif

@@ -59,8 +59,9 @@ flrq_status flrq_quantize_matrix(flrq_matrix **out, const flrq_params *params, c
     flrq_operand operand = {.rows = rows, .cols = cols, .d_dense = d_w, .ld_dense = cols, .dense_dtype = FLRQ_F32};
     FLRQ_GOTO(be->count_nonfinite(be, &bad, &first, &operand));
     if (bad)
-        FLRQ_GOTO(flrq_fail(FLRQ_ERR_NUMERIC, "matrix %s: %lld values are NaN or infinite, the first at row %lld, column %lld",
-                            name, (long long)bad, (long long)(first / cols), (long long)(first % cols)));
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_NUMERIC,
+                            "matrix %s: %lld values are NaN or infinite, the first at row %lld, column %lld", name,
+                            (long long)bad, (long long)(first / cols), (long long)(first % cols)));
     flrq_input_stats stats = {.n = cols, .tokens = 1};
     if (calibration && calibration->mean_square) {
         abs_sum = malloc(n * sizeof *abs_sum);

@@ -44,16 +44,19 @@ typedef struct entry {
     int bytes; /* 1: can change a byte of the output, part of the fingerprint */
 } entry;
 
-#define AT(field)                       offsetof(flrq_config, field)
-#define FLAG(n, sec, def, f, cmd, by, h) {{n, FLRQ_OPTION_FLAG, sec, NULL, def, 0, 1, NULL, h, 0, 0}, AT(f), cmd, by}
+#define AT(field) offsetof(flrq_config, field)
+#define FLAG(n, sec, def, f, cmd, by, h)                                                                               \
+    { {n, FLRQ_OPTION_FLAG, sec, NULL, def, 0, 1, NULL, h, 0, 0}, AT(f), cmd, by }
 #define INT(n, sec, def, lo, hi, f, cmd, by, h)                                                                        \
-    {{n, FLRQ_OPTION_INT, sec, "N", def, lo, hi, NULL, h, 0, 0}, AT(f), cmd, by}
+    { {n, FLRQ_OPTION_INT, sec, "N", def, lo, hi, NULL, h, 0, 0}, AT(f), cmd, by }
 #define REAL(n, sec, def, lo, hi, f, cmd, by, h)                                                                       \
-    {{n, FLRQ_OPTION_REAL, sec, "X", def, lo, hi, NULL, h, 0, 0}, AT(f), cmd, by}
-#define TEXT(n, sec, arg, def, f, cmd, by, h) {{n, FLRQ_OPTION_TEXT, sec, arg, def, 0, 0, NULL, h, 0, 0}, AT(f), cmd, by}
-#define POS(n, arg, f, cmd, h) {{n, FLRQ_OPTION_TEXT, "arguments", arg, NULL, 0, 0, NULL, h, 1, 1}, AT(f), cmd, 0}
+    { {n, FLRQ_OPTION_REAL, sec, "X", def, lo, hi, NULL, h, 0, 0}, AT(f), cmd, by }
+#define TEXT(n, sec, arg, def, f, cmd, by, h)                                                                          \
+    { {n, FLRQ_OPTION_TEXT, sec, arg, def, 0, 0, NULL, h, 0, 0}, AT(f), cmd, by }
+#define POS(n, arg, f, cmd, h)                                                                                         \
+    { {n, FLRQ_OPTION_TEXT, "arguments", arg, NULL, 0, 0, NULL, h, 1, 1}, AT(f), cmd, 0 }
 #define CHOICE(n, sec, def, ch, f, cmd, by, h)                                                                         \
-    {{n, FLRQ_OPTION_CHOICE, sec, "NAME", def, 0, 0, ch, h, 0, 0}, AT(f), cmd, by}
+    { {n, FLRQ_OPTION_CHOICE, sec, "NAME", def, 0, 0, ch, h, 0, 0}, AT(f), cmd, by }
 
 static const entry table[] = {
     POS("model", "MODEL", model, QUANTIZE | PLAN | EVAL | INSPECT | TOKENIZE,
@@ -94,14 +97,14 @@ static const entry table[] = {
         "Power iterations of the sketch."),
     INT("oversample", "low rank", "8", 0, 64, oversample, QUANTIZE | PLAN | BENCH_SKETCH, 1,
         "Extra columns of the block sketch."),
-    CHOICE("rank-policy", "low rank", "energy", "r1flr|r1flr-best|energy|fixed", rank_policy, QUANTIZE | PLAN, 1,
-           "r1flr: the paper's greedy amax rule. r1flr-best: the best point of the whole amax curve. energy: the rank whose drop in error is worth the most above its bits. "
-           "fixed: --rank."),
+    CHOICE("rank-policy", "low rank", "error", "r1flr|r1flr-best|energy|fixed|error", rank_policy, QUANTIZE | PLAN, 1,
+           "r1flr: the paper's greedy amax rule. r1flr-best: the best point of the whole amax curve. energy: the rank "
+           "whose drop in error is worth the most above its bits. "
+           "fixed: --rank. error: like energy, with the error measured by quantizing at ranks tried."),
     INT("rank", "low rank", "32", 0, 1024, rank, QUANTIZE | PLAN, 1, "Rank of the fixed policy and of lqer."),
     INT("max-rank", "low rank", "128", 0, 1024, max_rank, QUANTIZE | PLAN, 1,
         "Upper bound of every rank (serving engines size their buffers by the largest)."),
-    INT("rank-multiple", "low rank", "1", 1, 64, rank_multiple, QUANTIZE | PLAN, 1,
-        "Ranks are multiples of this."),
+    INT("rank-multiple", "low rank", "1", 1, 64, rank_multiple, QUANTIZE | PLAN, 1, "Ranks are multiples of this."),
     REAL("rank-extra", "low rank", "0.2", 0, 4, rank_extra, QUANTIZE | PLAN, 1,
          "Most memory the low rank may add, as a fraction of the codes (x of the paper)."),
     REAL("rank-flat", "low rank", "0", 0, 1, rank_flat, QUANTIZE | PLAN, 1,
@@ -243,8 +246,7 @@ static flrq_status set_value(flrq_params *params, const entry *e, const char *va
     }
     case FLRQ_OPTION_CHOICE: {
         int index = choice_index(o->choices, value);
-        if (index < 0)
-            return flrq_fail(FLRQ_ERR_USAGE, "--%s takes one of %s, not \"%s\"", o->name, o->choices, value);
+        if (index < 0) return flrq_fail(FLRQ_ERR_USAGE, "--%s takes one of %s, not \"%s\"", o->name, o->choices, value);
         *(int *)to = index;
         return FLRQ_OK;
     }
@@ -302,11 +304,18 @@ const char *flrq_params_get(const flrq_params *params, const char *name) {
     if (!e) return NULL;
     if (!p->text && !(p->text = malloc(64))) return NULL;
     switch (e->option.kind) {
-    case FLRQ_OPTION_FLAG: return *(int *)field(p, e) ? "true" : "false";
-    case FLRQ_OPTION_INT: snprintf(p->text, 64, "%lld", (long long)*(int64_t *)field(p, e)); return p->text;
-    case FLRQ_OPTION_REAL: snprintf(p->text, 64, "%.17g", *(double *)field(p, e)); return p->text;
-    case FLRQ_OPTION_TEXT: return *(char **)field(p, e);
-    case FLRQ_OPTION_CHOICE: return choice_name(e->option.choices, *(int *)field(p, e), p->text, 64);
+    case FLRQ_OPTION_FLAG:
+        return *(int *)field(p, e) ? "true" : "false";
+    case FLRQ_OPTION_INT:
+        snprintf(p->text, 64, "%lld", (long long)*(int64_t *)field(p, e));
+        return p->text;
+    case FLRQ_OPTION_REAL:
+        snprintf(p->text, 64, "%.17g", *(double *)field(p, e));
+        return p->text;
+    case FLRQ_OPTION_TEXT:
+        return *(char **)field(p, e);
+    case FLRQ_OPTION_CHOICE:
+        return choice_name(e->option.choices, *(int *)field(p, e), p->text, 64);
     }
     return NULL;
 }
@@ -325,10 +334,18 @@ json_t *flrq_params_json(const flrq_params *params, int bytes_only) {
         json_t *value = NULL;
         char name[64];
         switch (e->option.kind) {
-        case FLRQ_OPTION_FLAG: value = json_boolean(*(const int *)from); break;
-        case FLRQ_OPTION_INT: value = json_integer(*(const int64_t *)from); break;
-        case FLRQ_OPTION_REAL: value = json_real(*(const double *)from); break;
-        case FLRQ_OPTION_TEXT: value = *(char *const *)from ? json_string(*(char *const *)from) : json_null(); break;
+        case FLRQ_OPTION_FLAG:
+            value = json_boolean(*(const int *)from);
+            break;
+        case FLRQ_OPTION_INT:
+            value = json_integer(*(const int64_t *)from);
+            break;
+        case FLRQ_OPTION_REAL:
+            value = json_real(*(const double *)from);
+            break;
+        case FLRQ_OPTION_TEXT:
+            value = *(char *const *)from ? json_string(*(char *const *)from) : json_null();
+            break;
         case FLRQ_OPTION_CHOICE:
             value = json_string(choice_name(e->option.choices, *(const int *)from, name, sizeof name));
             break;

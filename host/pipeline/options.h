@@ -18,7 +18,8 @@ enum { NONFINITE_REFUSE = 0, NONFINITE_ZERO = 1 };
 enum { START_WEIGHT = 0, START_ERROR = 1 };
 enum { PRESET_DEFAULT = 0, PRESET_PAPER = 1 };
 
-/** Every option of every command. INT is int64_t, REAL double, TEXT char* (owned, NULL = unset), FLAG and CHOICE int. */
+/** Every option of every command. INT is int64_t, REAL double, TEXT char* (owned, NULL = unset), FLAG and CHOICE int.
+ */
 typedef struct flrq_config {
     /* paths */
     char *model, *out;
@@ -61,17 +62,17 @@ typedef struct flrq_config {
 } flrq_config;
 
 struct flrq_params {
-    int command;      /* index into flrq_commands() */
+    int command; /* index into flrq_commands() */
     flrq_config config;
-    uint64_t given;   /* bit i: option i of the table was set by the caller */
-    char *text;       /* buffer of flrq_params_get() */
+    uint64_t given; /* bit i: option i of the table was set by the caller */
+    char *text;     /* buffer of flrq_params_get() */
 };
 
 /** True when the caller set the option of that name (rather than leaving its default). */
 int flrq_params_given(const flrq_params *params, const char *name);
 
-/** All options of the command with their present values, for reports. With bytes_only just those that can change the output's
- *  bytes (the fingerprint). New reference. */
+/** All options of the command with their present values, for reports. With bytes_only just those that can change the
+ * output's bytes (the fingerprint). New reference. */
 json_t *flrq_params_json(const flrq_params *params, int bytes_only);
 
 /** Refuses combinations that no single bound catches (missing required options, scheme versus format). */

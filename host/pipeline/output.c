@@ -35,7 +35,8 @@ static int64_t words_of(int64_t cols, int bits) {
     return (cols * bits + 31) / 32;
 }
 
-/* ---- a packed layer: declaration and data (formats.md 2.1, 2.2) ------------------------------------------------------- */
+/* ---- a packed layer: declaration and data (formats.md 2.1, 2.2)
+ * ------------------------------------------------------- */
 
 typedef struct layer_handles {
     int packed, scale, shape, zero;
@@ -58,8 +59,8 @@ static flrq_status declare_layer(flrq_shard_writer *w, const flrq_linear *l, con
     FLRQ_TRY(declare(w, l->module, "weight_scale", plan->scale_dtype, l->rows, groups, &h->scale));
     FLRQ_TRY(declare(w, l->module, "weight_shape", FLRQ_I64, 2, 0, &h->shape));
     if (!scheme->symmetric)
-        FLRQ_TRY(declare(w, l->module, "weight_zero_point", FLRQ_I32, words_of(l->rows, scheme->bits), groups,
-                         &h->zero));
+        FLRQ_TRY(
+            declare(w, l->module, "weight_zero_point", FLRQ_I32, words_of(l->rows, scheme->bits), groups, &h->zero));
     return FLRQ_OK;
 }
 
@@ -84,8 +85,7 @@ static flrq_status write_layer(flrq_shard_writer *w, const flrq_layer *layer, co
         FLRQ_TRY(flrq_shard_write(w, h->packed, s->words, (uint64_t)(row * words) * sizeof(int32_t), bytes));
     }
     FLRQ_TRY(be->download(be, s->words, codes->scale, (size_t)cells * sizeof(float)));
-    for (int64_t i = 0; i < cells; i++)
-        flrq_store(s->bytes, plan->scale_dtype, i, ((const float *)s->words)[i]);
+    for (int64_t i = 0; i < cells; i++) flrq_store(s->bytes, plan->scale_dtype, i, ((const float *)s->words)[i]);
     FLRQ_TRY(flrq_shard_write(w, h->scale, s->bytes, 0, (uint64_t)cells * sizeof(uint16_t)));
     int64_t shape[2] = {codes->rows, codes->cols};
     FLRQ_TRY(flrq_shard_write(w, h->shape, shape, 0, sizeof shape));
@@ -96,7 +96,8 @@ static flrq_status write_layer(flrq_shard_writer *w, const flrq_layer *layer, co
                             (uint64_t)(words_of(codes->rows, bits) * codes->n_groups) * sizeof(uint32_t));
 }
 
-/* ---- L and R ------------------------------------------------------------------------------------------------------------ */
+/* ---- L and R
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static flrq_status declare_factors(flrq_shard_writer *w, const flrq_layer *layer, flrq_dtype dtype, int handle[2]) {
     char module[1024];
@@ -112,8 +113,8 @@ static flrq_status write_factor(flrq_shard_writer *w, int handle, const float *d
         int64_t n = count - first < step ? count - first : step;
         FLRQ_TRY(be->download(be, s->words, d_factor + first, (size_t)n * sizeof(float)));
         for (int64_t i = 0; i < n; i++) flrq_store(s->bytes, dtype, i, ((const float *)s->words)[i]);
-        FLRQ_TRY(flrq_shard_write(w, handle, s->bytes, (uint64_t)first * sizeof(uint16_t),
-                                  (uint64_t)n * sizeof(uint16_t)));
+        FLRQ_TRY(
+            flrq_shard_write(w, handle, s->bytes, (uint64_t)first * sizeof(uint16_t), (uint64_t)n * sizeof(uint16_t)));
     }
     return FLRQ_OK;
 }
@@ -128,7 +129,8 @@ static flrq_status copy_tensor(flrq_shard_writer *to, int handle, const flrq_che
     return FLRQ_OK;
 }
 
-/* ---- shards ---------------------------------------------------------------------------------------------------------- */
+/* ---- shards
+ * ---------------------------------------------------------------------------------------------------------- */
 
 struct flrq_block_writer {
     const flrq_model *model;
@@ -158,7 +160,8 @@ flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, cons
     flrq_block_writer *w = calloc(1, sizeof *w);
     if (!w || !path) FLRQ_GOTO(flrq_fail_memory(sizeof *w, "a block writer"));
     w->model = model, w->plan = plan, w->block = block;
-    int64_t first = block < 0 ? 0 : model->block_first[block], layers = block < 0 ? 0 : model->block_first[block + 1] - first;
+    int64_t first = block < 0 ? 0 : model->block_first[block],
+            layers = block < 0 ? 0 : model->block_first[block + 1] - first;
     while (w->first_other < model->n_others && model->others[w->first_other].block < block) w->first_other++;
     while (w->first_other + w->others < model->n_others && model->others[w->first_other + w->others].block == block)
         w->others++;
@@ -166,7 +169,8 @@ flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, cons
     w->other_handles = calloc((size_t)w->others + 1, sizeof *w->other_handles);
     if (!w->layers || !w->other_handles) FLRQ_GOTO(flrq_fail_memory((size_t)layers, "a block writer"));
     FLRQ_GOTO(flrq_shard_create(&w->shard, path, NULL));
-    for (int64_t i = 0; i < layers; i++) FLRQ_GOTO(declare_layer(w->shard, &model->linears[first + i], plan, &w->layers[i]));
+    for (int64_t i = 0; i < layers; i++)
+        FLRQ_GOTO(declare_layer(w->shard, &model->linears[first + i], plan, &w->layers[i]));
     for (int64_t i = 0; i < w->others; i++) {
         const flrq_other *o = &model->others[w->first_other + i];
         if (o->fate != FLRQ_FATE_COPY) continue;
@@ -194,8 +198,8 @@ flrq_status flrq_block_writer_finish(flrq_block_writer *w, flrq_staging *staging
     for (int64_t i = 0; i < w->others; i++) {
         const flrq_other *o = &w->model->others[w->first_other + i];
         if (o->fate != FLRQ_FATE_COPY) continue;
-        FLRQ_GOTO(copy_tensor(w->shard, w->other_handles[i], w->model->checkpoint, o->tensor, staging->bytes,
-                              staging->size));
+        FLRQ_GOTO(
+            copy_tensor(w->shard, w->other_handles[i], w->model->checkpoint, o->tensor, staging->bytes, staging->size));
     }
     status = flrq_shard_finish(w->shard, hash);
     w->shard = NULL;
@@ -220,8 +224,10 @@ flrq_status flrq_output_factors(const char *dir, int64_t block, const flrq_layer
     for (int64_t i = 0; i < count; i++) {
         const flrq_layer *l = &layers[i];
         if (!l->rank) continue;
-        FLRQ_GOTO(write_factor(w, handles[i][0], l->d_r, l->rank * l->linear->cols, plan->fit.factor_dtype, be, staging));
-        FLRQ_GOTO(write_factor(w, handles[i][1], l->d_l, l->linear->rows * l->rank, plan->fit.factor_dtype, be, staging));
+        FLRQ_GOTO(
+            write_factor(w, handles[i][0], l->d_r, l->rank * l->linear->cols, plan->fit.factor_dtype, be, staging));
+        FLRQ_GOTO(
+            write_factor(w, handles[i][1], l->d_l, l->linear->rows * l->rank, plan->fit.factor_dtype, be, staging));
     }
     status = flrq_shard_finish(w, hash);
     w = NULL;
@@ -231,7 +237,8 @@ out:
     return status;
 }
 
-/* ---- adapter, index, config --------------------------------------------------------------------------------------------- */
+/* ---- adapter, index, config
+ * --------------------------------------------------------------------------------------------- */
 
 static flrq_status merge_factors(const char *dir, const flrq_model *model) {
     flrq_status status = FLRQ_OK;
@@ -291,13 +298,14 @@ flrq_status flrq_output_adapter(const char *dir, const flrq_model *model, const 
         json_array_append_new(targets, json_string(model->linears[i].module));
         if (ranks[i] != largest) json_object_set_new(pattern, model->linears[i].module, json_integer(ranks[i]));
     }
-    /* Every alpha equals its rank: the factors carry the whole scale, so that engines which ignore the patterns agree. */
-    json_t *config = json_pack("{s:s, s:s, s:s, s:b, s:I, s:I, s:f, s:s, s:b, s:b, s:b, s:b, s:n, s:n, s:n, s:o, s:O, s:O}",
-                               "peft_type", "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", "..",
-                               "inference_mode", 1, "r", (json_int_t)largest, "lora_alpha", (json_int_t)largest,
-                               "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 0, "use_rslora", 0, "use_dora", 0,
-                               "init_lora_weights", 1, "modules_to_save", "layers_to_transform", "layers_pattern",
-                               "target_modules", targets, "rank_pattern", pattern, "alpha_pattern", pattern);
+    /* Every alpha equals its rank: the factors carry the whole scale, so that engines which ignore the patterns agree.
+     */
+    json_t *config = json_pack(
+        "{s:s, s:s, s:s, s:b, s:I, s:I, s:f, s:s, s:b, s:b, s:b, s:b, s:n, s:n, s:n, s:o, s:O, s:O}", "peft_type",
+        "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", "..", "inference_mode", 1, "r",
+        (json_int_t)largest, "lora_alpha", (json_int_t)largest, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out",
+        0, "use_rslora", 0, "use_dora", 0, "init_lora_weights", 1, "modules_to_save", "layers_to_transform",
+        "layers_pattern", "target_modules", targets, "rank_pattern", pattern, "alpha_pattern", pattern);
     json_decref(pattern);
     if (!config) return flrq_fail_memory(0, "the adapter's config");
     snprintf(path, sizeof path, "%s/lowrank/adapter_config.json", dir);
@@ -340,8 +348,8 @@ out:
     return status;
 }
 
-/* Linear modules that stay as they are: 2-D weights outside the quantized set which no embedding owns. Engines must be told,
- * or they would look for packed tensors. */
+/* Linear modules that stay as they are: 2-D weights outside the quantized set which no embedding owns. Engines must be
+ * told, or they would look for packed tensors. */
 static json_t *ignore_list(const flrq_model *model) {
     json_t *ignore = json_array();
     int head = 0;
@@ -363,12 +371,11 @@ flrq_status flrq_output_config(const char *path, const flrq_model *model, const 
                                 "int", "symmetric", scheme->symmetric, "strategy", scheme->group ? "group" : "channel",
                                 "group_size", scheme->group ? json_integer(scheme->group) : json_null(), "dynamic", 0,
                                 "actorder", "block_structure", "observer", "minmax", "observer_kwargs");
-    json_t *quantization =
-        json_pack("{s:s, s:s, s:s, s:s, s:n, s:n, s:o, s:{s:{s:[s], s:o, s:n, s:n}}}", "quant_method",
-                  "compressed-tensors", "version", "0.18.0", "format", "pack-quantized", "quantization_status",
-                  "compressed", "global_compression_ratio", "kv_cache_scheme", "ignore", ignore_list(model),
-                  "config_groups", "group_0", "targets", "Linear", "weights", weights, "input_activations",
-                  "output_activations");
+    json_t *quantization = json_pack(
+        "{s:s, s:s, s:s, s:s, s:n, s:n, s:o, s:{s:{s:[s], s:o, s:n, s:n}}}", "quant_method", "compressed-tensors",
+        "version", "0.18.0", "format", "pack-quantized", "quantization_status", "compressed",
+        "global_compression_ratio", "kv_cache_scheme", "ignore", ignore_list(model), "config_groups", "group_0",
+        "targets", "Linear", "weights", weights, "input_activations", "output_activations");
     json_t *config = json_copy(model->config);
     if (!quantization || !config || json_object_set_new(config, "quantization_config", quantization) != 0) {
         json_decref(config);
@@ -381,7 +388,7 @@ flrq_status flrq_output_config(const char *path, const flrq_model *model, const 
 
 flrq_status flrq_output_copy_files(const char *dir, const flrq_model *model, json_t **copied) {
     static const char *const names[] = {
-        "generation_config.json", "tokenizer.json",      "tokenizer.model", "tokenizer_config.json",
+        "generation_config.json",  "tokenizer.json",    "tokenizer.model", "tokenizer_config.json",
         "special_tokens_map.json", "added_tokens.json", "vocab.json",      "merges.txt",
         "chat_template.jinja",     "chat_template.json"};
     *copied = json_array();

@@ -18,9 +18,9 @@ typedef struct flrq_layer {
 
 /** Buffers for packing and copying, sized by the plan. */
 typedef struct flrq_staging {
-    void *d_words;   /* backend memory */
+    void *d_words;       /* backend memory */
     void *words, *bytes; /* host */
-    size_t size;     /* of each */
+    size_t size;         /* of each */
 } flrq_staging;
 
 flrq_status flrq_staging_new(flrq_staging *staging, flrq_backend *be, const flrq_plan *plan);
@@ -32,8 +32,8 @@ void flrq_shard_name(char out[64], int64_t block, int64_t blocks);
 /** "lowrank-00002.safetensors" in OUT/.flrq. */
 void flrq_factors_name(char out[64], int64_t block);
 
-/** The shard of one block while it is being written: packed layers as they are done, then the block's other tensors. Block -1 is the
- *  shard of everything outside the blocks and has no layers. */
+/** The shard of one block while it is being written: packed layers as they are done, then the block's other tensors.
+ * Block -1 is the shard of everything outside the blocks and has no layers. */
 typedef struct flrq_block_writer flrq_block_writer;
 flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, const flrq_model *model,
                                   const flrq_plan *plan, int64_t block);
@@ -48,8 +48,8 @@ void flrq_block_writer_abort(flrq_block_writer *writer); /* NULL is fine */
 flrq_status flrq_output_factors(const char *dir, int64_t block, const flrq_layer *layers, int64_t count,
                                 const flrq_plan *plan, flrq_backend *be, flrq_staging *staging, uint64_t *hash);
 
-/** Merges OUT/.flrq/lowrank-*.safetensors into OUT/lowrank/adapter_model.safetensors and writes adapter_config.json in the unit-scale
- *  encoding. ranks: rank of every linear. No folder when all are 0. */
+/** Merges OUT/.flrq/lowrank-*.safetensors into OUT/lowrank/adapter_model.safetensors and writes adapter_config.json in
+ * the unit-scale encoding. ranks: rank of every linear. No folder when all are 0. */
 flrq_status flrq_output_adapter(const char *dir, const flrq_model *model, const flrq_plan *plan, const int64_t *ranks);
 
 /** model.safetensors.index.json over all shards. */

@@ -1,7 +1,7 @@
 /* plan.c - every buffer, file and operation of a quantize job from config and headers, before any tensor is read.
  *
- * `flrq plan` prints this; the run allocates by the same numbers. What cannot be quantized in the chosen scheme is refused
- * here, with the tensor's name, before anything is written.
+ * `flrq plan` prints this; the run allocates by the same numbers. What cannot be quantized in the chosen scheme is
+ * refused here, with the tensor's name, before anything is written.
  */
 #include "pipeline/job.h"
 
@@ -12,8 +12,8 @@
 #include "core/parallel.h"
 #include "io/npy.h"
 
-/* Program, libraries and heap of a process that has opened a model: measured on the bundled model, which is small enough
- * that nothing else shows (README, memory). OpenBLAS' packing buffers come per thread. */
+/* Program, libraries and heap of a process that has opened a model: measured on the bundled model, which is small
+ * enough that nothing else shows (README, memory). OpenBLAS' packing buffers come per thread. */
 enum { BASE_BYTES = 20 << 20, BLAS_BYTES_PER_THREAD = 4 << 20 };
 
 void flrq_fit_options_from(flrq_fit_options *o, const flrq_config *c, flrq_dtype dtype) {
@@ -105,8 +105,7 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
     memset(plan, 0, sizeof *plan);
     if (model->quantized)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s is already quantized; quantize its source instead", model->dir);
-    if (model->n_linears == 0)
-        return flrq_fail(FLRQ_ERR_FORMAT, "%s: no linear layer found to quantize", model->dir);
+    if (model->n_linears == 0) return flrq_fail(FLRQ_ERR_FORMAT, "%s: no linear layer found to quantize", model->dir);
     flrq_fit_options_from(&plan->fit, c, model->dtype);
     plan->scale_dtype = plan->fit.factor_dtype;
     plan->calibrated = segments > 0;
@@ -175,11 +174,9 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
     add(plan, "low-rank factors", largest_factors, FLRQ_PLAN_BLOCKS);
     add(plan, "fit of one matrix", flrq_fit_space_bytes(&plan->fit, plan->extent), FLRQ_PLAN_BLOCKS);
     add(plan, "packing", 2 * plan->staging_bytes, FLRQ_PLAN_BLOCKS | FLRQ_PLAN_VERIFY);
-    add(plan, "thread scratch",
-        (size_t)threads * 3 * CPU_TILE_ROWS * CPU_PANEL_COLS * sizeof(float), FLRQ_PLAN_BLOCKS);
+    add(plan, "thread scratch", (size_t)threads * 3 * CPU_TILE_ROWS * CPU_PANEL_COLS * sizeof(float), FLRQ_PLAN_BLOCKS);
     add(plan, "load-back check",
-        source_weight + (size_t)plan->extent.count + (size_t)plan->extent.count * (size_t)c->bits / 8 +
-            largest_factors,
+        source_weight + (size_t)plan->extent.count + (size_t)plan->extent.count * (size_t)c->bits / 8 + largest_factors,
         FLRQ_PLAN_VERIFY);
     for (unsigned phase = 1; phase <= FLRQ_PLAN_VERIFY; phase <<= 1) {
         size_t sum = 0;
@@ -200,16 +197,16 @@ flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, js
     FLRQ_TRY(flrq_model_open(&model, c->model, weights_only ? FLRQ_MODEL_ALLOW_UNKNOWN : 0));
     flrq_status status = flrq_plan_calibration(params, model, reporter, &segments, &length);
     if (status == FLRQ_OK)
-        status = flrq_plan_make(&plan, c, model, segments, length,
-                                c->threads ? (int)c->threads : flrq_hardware_threads());
+        status =
+            flrq_plan_make(&plan, c, model, segments, length, c->threads ? (int)c->threads : flrq_hardware_threads());
     if (status != FLRQ_OK) {
         flrq_model_close(model);
         return status;
     }
     json_t *memory = json_array(), *tensors = json_array();
     for (int i = 0; i < plan.items; i++)
-        json_array_append_new(memory, json_pack("{s:s, s:I}", "name", plan.item[i].name, "bytes",
-                                                (json_int_t)plan.item[i].bytes));
+        json_array_append_new(
+            memory, json_pack("{s:s, s:I}", "name", plan.item[i].name, "bytes", (json_int_t)plan.item[i].bytes));
     double lowest = 0, highest = 0, weights = (double)plan.weights;
     int64_t rank_cap_max = 0;
     for (int64_t i = 0; i < model->n_linears; i++) {
@@ -219,12 +216,11 @@ flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, js
         lowest += share * flrq_scheme_bits(&plan.fit.scheme, l->rows, l->cols, 0);
         highest += share * flrq_scheme_bits(&plan.fit.scheme, l->rows, l->cols, cap);
         if (cap > rank_cap_max) rank_cap_max = cap;
-        json_array_append_new(
-            tensors, json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "name", l->module, "rows", (json_int_t)l->rows, "cols",
-                               (json_int_t)l->cols, "groups",
-                               (json_int_t)flrq_scheme_groups(&plan.fit.scheme, l->cols), "tail",
-                               (json_int_t)(l->cols % flrq_scheme_group(&plan.fit.scheme, l->cols)), "rank_cap",
-                               (json_int_t)cap));
+        json_array_append_new(tensors, json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "name", l->module, "rows",
+                                                 (json_int_t)l->rows, "cols", (json_int_t)l->cols, "groups",
+                                                 (json_int_t)flrq_scheme_groups(&plan.fit.scheme, l->cols), "tail",
+                                                 (json_int_t)(l->cols % flrq_scheme_group(&plan.fit.scheme, l->cols)),
+                                                 "rank_cap", (json_int_t)cap));
     }
     uint64_t disk_free = 0;
     if (c->out) status = flrq_dir_free_bytes(c->out, &disk_free);

@@ -2,8 +2,9 @@
  *
  * For each block: forward the calibration segments with the source weights and gather the statistics of every linear
  * input; fit and write each layer; commit the shard; forward again with the quantized weights to get the next block's
- * input. Nothing in this loop allocates but the JSON records. What must not change: a block is committed (shard and factors flushed,
- * hashed and journalled) before its forward overwrites the activations, so a kill at any instant loses at most one block.
+ * input. Nothing in this loop allocates but the JSON records. What must not change: a block is committed (shard and
+ * factors flushed, hashed and journalled) before its forward overwrites the activations, so a kill at any instant loses
+ * at most one block.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -25,9 +26,9 @@
 /* Statistics of one distinct linear input of the present block. */
 typedef struct input_sums {
     int64_t cols;
-    double *d_abs, *d_square;  /* [cols] in backend memory */
-    double *abs, *square;      /* host copies */
-    float *d_sketch;           /* [cols, k] */
+    double *d_abs, *d_square; /* [cols] in backend memory */
+    double *abs, *square;     /* host copies */
+    float *d_sketch;          /* [cols, k] */
 } input_sums;
 
 typedef struct job {
@@ -39,24 +40,24 @@ typedef struct job {
     flrq_model *model;
     flrq_plan plan;
     flrq_state state;
-    int32_t *tokens;           /* [segments, length] */
+    int32_t *tokens; /* [segments, length] */
     /* backend memory, all allocated before the first block */
-    float *d_x;                /* [segments * length, hidden] input of the present block */
-    float *d_segment;          /* [length, hidden] */
+    float *d_x;       /* [segments * length, hidden] input of the present block */
+    float *d_segment; /* [length, hidden] */
     void *d_workspace;
-    float *d_projection;       /* [length, error_sketch] */
-    void *d_weight;            /* weights-only: one source weight */
+    float *d_projection; /* [length, error_sketch] */
+    void *d_weight;      /* weights-only: one source weight */
     void *host_weight;
     flrq_block *block;
     input_sums inputs[FLRQ_INPUT_COUNT];
-    flrq_layer *layers;        /* of the present block; codes of slot i, or of one shared slot */
+    flrq_layer *layers; /* of the present block; codes of slot i, or of one shared slot */
     float *d_factors;
-    flrq_codes *codes;         /* [plan.slots] */
+    flrq_codes *codes; /* [plan.slots] */
     flrq_fit_space *space;
     flrq_staging staging;
-    int64_t observed;          /* tokens of the present segment seen by the observer, per input */
+    int64_t observed; /* tokens of the present segment seen by the observer, per input */
     int64_t seen[FLRQ_INPUT_COUNT];
-    double last_save;          /* clock of the last saved activations, and how long saving took */
+    double last_save; /* clock of the last saved activations, and how long saving took */
     double save_seconds;
     flrq_phases phases;
 } job;
@@ -79,14 +80,14 @@ static flrq_status load_tokens(job *j) {
                 status = flrq_fail(FLRQ_ERR_FORMAT, "%s: the tokenizer gives id %d, but vocab_size is %lld", c->model,
                                    ids[i], (long long)j->model->vocab);
     }
-    if (status == FLRQ_OK)
-        status = flrq_corpus_sample(ids, count, segments, length, (uint64_t)c->seed, &j->tokens);
+    if (status == FLRQ_OK) status = flrq_corpus_sample(ids, count, segments, length, (uint64_t)c->seed, &j->tokens);
     if (status != FLRQ_OK) status = flrq_trace(status, "--calib %s", c->calib);
     free(ids);
     return status;
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static flrq_status allocate_calibration(job *j) {
     flrq_backend *be = j->be;
@@ -165,9 +166,11 @@ static void release(job *j) {
     flrq_backend_close(be);
 }
 
-/* ---- one block ------------------------------------------------------------------------------------------------------------ */
+/* ---- one block
+ * ------------------------------------------------------------------------------------------------------------ */
 
-/* Observer of the calibration forward: adds the tile to the sums of its input. Rows of the projection follow the tokens. */
+/* Observer of the calibration forward: adds the tile to the sums of its input. Rows of the projection follow the
+ * tokens. */
 static flrq_status observe(void *user, flrq_input input, const float *d_x, int64_t tokens, int64_t cols) {
     job *j = user;
     input_sums *in = &j->inputs[input];
@@ -236,11 +239,12 @@ static flrq_status check_finite(job *j, const flrq_linear *l, const flrq_operand
     FLRQ_TRY(j->be->count_nonfinite(j->be, &count, &first, w));
     if (count == 0) return FLRQ_OK;
     if (j->config->nonfinite == NONFINITE_REFUSE)
-        return flrq_fail(FLRQ_ERR_NUMERIC,
-                         "%s: tensor %s: %lld values are NaN or infinite, the first at row %lld, column %lld; repair the "
-                         "checkpoint or use --nonfinite zero",
-                         j->model->checkpoint->files[l->weight->file], l->weight->name, (long long)count,
-                         (long long)(first / l->cols), (long long)(first % l->cols));
+        return flrq_fail(
+            FLRQ_ERR_NUMERIC,
+            "%s: tensor %s: %lld values are NaN or infinite, the first at row %lld, column %lld; repair the "
+            "checkpoint or use --nonfinite zero",
+            j->model->checkpoint->files[l->weight->file], l->weight->name, (long long)count,
+            (long long)(first / l->cols), (long long)(first % l->cols));
     flrq_notice(j->reporter, "tensor %s: %lld values that are NaN or infinite were set to zero", l->weight->name,
                 (long long)count);
     return zero_nonfinite(j, w);
@@ -258,8 +262,8 @@ static flrq_status weight_of(job *j, const flrq_linear *l, flrq_operand *out) {
         FLRQ_TRY(flrq_checkpoint_read(j->model->checkpoint, t, j->staging.bytes, first, bytes));
         FLRQ_TRY(j->be->upload(j->be, (char *)j->d_weight + first, j->staging.bytes, bytes));
     }
-    *out = (flrq_operand){.rows = l->rows, .cols = l->cols, .d_dense = j->d_weight, .ld_dense = l->cols,
-                          .dense_dtype = t->dtype};
+    *out = (flrq_operand){
+        .rows = l->rows, .cols = l->cols, .d_dense = j->d_weight, .ld_dense = l->cols, .dense_dtype = t->dtype};
     return FLRQ_OK;
 }
 
@@ -287,8 +291,11 @@ static flrq_status fit_layer(job *j, int64_t index, json_t *matrices) {
     flrq_input_stats stats = {0}, *used = NULL;
     if (j->plan.calibrated) {
         const input_sums *in = &j->inputs[l->input];
-        stats = (flrq_input_stats){.n = in->cols, .tokens = (double)(j->plan.segments * j->plan.length),
-                                   .abs_sum = in->abs, .square_sum = in->square, .d_sketch = in->d_sketch,
+        stats = (flrq_input_stats){.n = in->cols,
+                                   .tokens = (double)(j->plan.segments * j->plan.length),
+                                   .abs_sum = in->abs,
+                                   .square_sum = in->square,
+                                   .d_sketch = in->d_sketch,
                                    .sketch_cols = j->config->error_sketch};
         used = &stats;
     }
@@ -340,10 +347,14 @@ static void use_quantized(job *j, int64_t block) {
     int64_t first = j->model->block_first[block], count = j->model->block_first[block + 1] - first;
     for (int64_t i = 0; i < count; i++) {
         const flrq_layer *layer = &j->layers[i];
-        j->block->linear[layer->linear->slot] =
-            (flrq_operand){.rows = layer->linear->rows, .cols = layer->linear->cols, .codes_sign = 1,
-                           .codes = &layer->codes, .d_l = layer->d_l, .d_r = layer->d_r, .rank = layer->rank,
-                           .lr_sign = 1};
+        j->block->linear[layer->linear->slot] = (flrq_operand){.rows = layer->linear->rows,
+                                                               .cols = layer->linear->cols,
+                                                               .codes_sign = 1,
+                                                               .codes = &layer->codes,
+                                                               .d_l = layer->d_l,
+                                                               .d_r = layer->d_r,
+                                                               .rank = layer->rank,
+                                                               .lr_sign = 1};
     }
 }
 
@@ -360,7 +371,8 @@ static flrq_status advance(job *j, const char *phase) {
     return FLRQ_OK;
 }
 
-/* ---- start, resume, finish ------------------------------------------------------------------------------------------------- */
+/* ---- start, resume, finish
+ * ------------------------------------------------------------------------------------------------- */
 
 static flrq_status embed(job *j) {
     const flrq_plan *plan = &j->plan;
@@ -408,8 +420,8 @@ out:
     return status;
 }
 
-/* Brings d_x to the input of the first block that is not committed: from saved activations or the embedding, then through the
- * committed blocks' shards. The same arithmetic as in an uninterrupted run, so the same bytes follow. */
+/* Brings d_x to the input of the first block that is not committed: from saved activations or the embedding, then
+ * through the committed blocks' shards. The same arithmetic as in an uninterrupted run, so the same bytes follow. */
 static flrq_status restore_activations(job *j) {
     int64_t rows = j->plan.segments * j->plan.length, from = 0;
     flrq_status loaded = FLRQ_ERR_IO;
@@ -431,7 +443,8 @@ static flrq_status restore_activations(job *j) {
     return FLRQ_OK;
 }
 
-/* Saves the activations when losing them would cost more than ten times what saving costs (a first save is assumed to cost 6 s). */
+/* Saves the activations when losing them would cost more than ten times what saving costs (a first save is assumed to
+ * cost 6 s). */
 static flrq_status maybe_save(job *j, int64_t block, int now) {
     double t = flrq_seconds();
     if (!j->plan.calibrated || j->state.activations == block) return FLRQ_OK;
@@ -510,7 +523,8 @@ static flrq_status run_blocks(job *j) {
     return FLRQ_OK;
 }
 
-/* Writes what stands beside the shards, checks the whole by reading it back, and only then puts config.json in place. */
+/* Writes what stands beside the shards, checks the whole by reading it back, and only then puts config.json in place.
+ */
 static flrq_status finish(job *j, json_t *report) {
     flrq_status status = FLRQ_OK;
     json_t *copied = NULL;
@@ -595,7 +609,9 @@ flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter
         status = flrq_report_read(c->out, result);
         goto out;
     }
-    if (resumed) flrq_notice(reporter, "continuing %s: %lld of %lld blocks are done", c->out, (long long)resumed, (long long)j.model->layers);
+    if (resumed)
+        flrq_notice(reporter, "continuing %s: %lld of %lld blocks are done", c->out, (long long)resumed,
+                    (long long)j.model->layers);
     FLRQ_GOTO(check_disk(&j));
     FLRQ_GOTO(allocate(&j));
     j.phases.open = flrq_seconds() - begin;

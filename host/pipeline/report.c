@@ -9,13 +9,13 @@
 json_t *flrq_report_matrix(const flrq_linear *l, const flrq_scheme *scheme, const flrq_fit_result *r) {
     json_t *amax = json_array();
     for (int64_t i = 0; i <= r->curve_terms; i++) json_array_append_new(amax, json_real(r->amax[i]));
-    return json_pack("{s:s, s:I, s:I, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:i, s:i, s:f, s:o}", "name",
-                     l->module, "rows", (json_int_t)l->rows, "cols", (json_int_t)l->cols, "bits", scheme->bits, "group",
-                     (json_int_t)flrq_scheme_group(scheme, l->cols), "rank", (json_int_t)r->rank, "bits_per_weight",
-                     r->bits_per_weight, "error", r->error, "error_nearest", r->error_nearest, "error_start",
-                     r->error_start, "weight_error", r->weight_error, "clip_ratio", r->clip_ratio, "clipped",
-                     r->clipped, "zero_groups", (json_int_t)r->zero_groups, "epochs", r->epochs, "best_epoch",
-                     r->best_epoch, "seconds", r->seconds, "amax", amax);
+    return json_pack("{s:s, s:I, s:I, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:i, s:i, s:f, s:o}",
+                     "name", l->module, "rows", (json_int_t)l->rows, "cols", (json_int_t)l->cols, "bits", scheme->bits,
+                     "group", (json_int_t)flrq_scheme_group(scheme, l->cols), "rank", (json_int_t)r->rank,
+                     "bits_per_weight", r->bits_per_weight, "error", r->error, "error_nearest", r->error_nearest,
+                     "error_start", r->error_start, "weight_error", r->weight_error, "clip_ratio", r->clip_ratio,
+                     "clipped", r->clipped, "zero_groups", (json_int_t)r->zero_groups, "epochs", r->epochs,
+                     "best_epoch", r->best_epoch, "seconds", r->seconds, "amax", amax);
 }
 
 static double number(const json_t *object, const char *key) {
@@ -32,8 +32,8 @@ void flrq_report_ranks(int64_t *ranks, const flrq_model *model, json_t *const *b
     for (int64_t b = 0; b < model->layers; b++) {
         size_t i;
         json_t *matrix;
-        json_array_foreach(json_object_get(blocks[b], "matrices"), i, matrix)
-            if (next < model->n_linears) ranks[next++] = (int64_t)number(matrix, "rank");
+        json_array_foreach(json_object_get(blocks[b], "matrices"), i, matrix) if (next < model->n_linears)
+            ranks[next++] = (int64_t)number(matrix, "rank");
     }
     while (next < model->n_linears) ranks[next++] = 0;
 }
@@ -85,11 +85,12 @@ void flrq_report_block_line(char *out, size_t bytes, const json_t *record, doubl
     summary s = {0};
     add_matrices(&s, json_object_get(record, "matrices"), 1);
     double count = s.count ? (double)s.count : 1;
-    snprintf(out, bytes,
-             "%lld matrices, rank %lld-%lld (mean %.1f), %.3f bits/weight, error %.4g (nearest %.4g), worst %s %.4g, %.1f s",
-             (long long)s.count, (long long)s.rank_min, (long long)s.rank_max, s.ranks / count,
-             s.weights > 0 ? s.bits / s.weights : 0, s.error / count, s.nearest / count,
-             s.worst ? short_name(s.worst) : "-", s.worst_error, seconds);
+    snprintf(
+        out, bytes,
+        "%lld matrices, rank %lld-%lld (mean %.1f), %.3f bits/weight, error %.4g (nearest %.4g), worst %s %.4g, %.1f s",
+        (long long)s.count, (long long)s.rank_min, (long long)s.rank_max, s.ranks / count,
+        s.weights > 0 ? s.bits / s.weights : 0, s.error / count, s.nearest / count, s.worst ? short_name(s.worst) : "-",
+        s.worst_error, seconds);
 }
 
 static json_t *block_entry(const json_t *record, int64_t block, int symmetric) {
@@ -150,7 +151,8 @@ json_t *flrq_report_new(const flrq_params *params, const flrq_model *model, cons
     json_int_t copied = 0;
     for (int64_t i = 0; i < model->n_others; i++) copied += model->others[i].fate == FLRQ_FATE_COPY;
     json_t *report = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:I, s:f, s:{s:f, s:f, s:f, s:f}, s:f, s:I, s:f, s:f, s:o, s:o, s:I}",
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:I, s:f, s:{s:f, s:f, s:f, s:f}, s:f, s:I, s:f, s:f, s:o, s:o, "
+        "s:I}",
         "flrq", FLRQ_VERSION_STRING, "out", params->config.out, "model", params->config.model, "family",
         model->family_name, "method", flrq_params_get(params, "method"), "preset",
         params->config.preset == PRESET_PAPER ? "paper" : "default", "bits", (json_int_t)params->config.bits, "group",
@@ -166,10 +168,12 @@ json_t *flrq_report_new(const flrq_params *params, const flrq_model *model, cons
     json_object_set_new(report, "seed", json_integer(params->config.seed));
     json_object_set_new(report, "planned_bytes", json_integer((json_int_t)plan->host_bytes));
     json_object_set_new(report, "output_bytes", json_integer((json_int_t)plan->output_bytes));
-    json_object_set_new(report, "calibration", json_pack("{s:I, s:I}", "segments", (json_int_t)plan->segments, "length",
-                                                         (json_int_t)plan->length));
-    json_object_set_new(report, "device", json_pack("{s:s, s:s, s:i}", "name", device->name, "instruction_set",
-                                                    device->instruction_set, "threads", device->threads));
+    json_object_set_new(
+        report, "calibration",
+        json_pack("{s:I, s:I}", "segments", (json_int_t)plan->segments, "length", (json_int_t)plan->length));
+    json_object_set_new(report, "device",
+                        json_pack("{s:s, s:s, s:i}", "name", device->name, "instruction_set", device->instruction_set,
+                                  "threads", device->threads));
     json_object_set_new(report, "tied", fates(model, FLRQ_FATE_TIED));
     json_object_set_new(report, "dropped", fates(model, FLRQ_FATE_DROP));
     json_object_set_new(report, "copied_count", json_integer(copied));

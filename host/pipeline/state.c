@@ -31,8 +31,8 @@ json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, con
     json_t *print = flrq_params_json(params, 1), *tensors = json_array();
     for (int64_t i = 0; i < model->checkpoint->n_tensors; i++) {
         const flrq_tensor *t = &model->checkpoint->tensors[i];
-        json_array_append_new(tensors, json_pack("[s, i, I, I]", t->name, (int)t->dtype, (json_int_t)t->bytes,
-                                                 (json_int_t)t->offset));
+        json_array_append_new(
+            tensors, json_pack("[s, i, I, I]", t->name, (int)t->dtype, (json_int_t)t->bytes, (json_int_t)t->offset));
     }
     json_object_set_new(print, "version", json_string(FLRQ_VERSION_STRING));
     json_object_set_new(print, "model tensors", hex(hash_text(tensors)));
@@ -61,8 +61,8 @@ static flrq_status compare_fingerprints(const char *dir, const json_t *there, js
         if (n > 0) used = used + (size_t)n < sizeof text ? used + (size_t)n : sizeof text - 1;
     }
     if (!used) return FLRQ_OK;
-    return flrq_fail(FLRQ_ERR_USAGE, "%s holds a run with other settings (%s); repeat its settings or choose another -o",
-                     dir, text);
+    return flrq_fail(FLRQ_ERR_USAGE,
+                     "%s holds a run with other settings (%s); repeat its settings or choose another -o", dir, text);
 }
 
 char *flrq_state_private(const flrq_state *state, const char *name) {
@@ -177,7 +177,8 @@ flrq_status flrq_state_open(flrq_state *s, const flrq_config *c, const flrq_mode
         first = json_pack("{s:s, s:O}", "kind", "run", "fingerprint", fingerprint);
         FLRQ_GOTO(first ? flrq_journal_append(s->journal, first) : flrq_fail_memory(0, "the journal"));
     } else {
-        FLRQ_GOTO(compare_fingerprints(s->dir, json_object_get(json_array_get(records, 0), "fingerprint"), fingerprint));
+        FLRQ_GOTO(
+            compare_fingerprints(s->dir, json_object_get(json_array_get(records, 0), "fingerprint"), fingerprint));
         adopt(s, records);
         verify_files(s, reporter);
     }

@@ -1,8 +1,8 @@
 /* state.h - what a run has committed, and the right to continue it.
  *
- * OUT/journal.jsonl records the fingerprint of the run and every finished shard with its hash; OUT/.flrq holds what only an unfinished run
- * needs (factors by block, block-boundary activations). A run may be killed at any instant: what the journal does not name does
- * not count, what it names is checked by hash before it is trusted.
+ * OUT/journal.jsonl records the fingerprint of the run and every finished shard with its hash; OUT/.flrq holds what
+ * only an unfinished run needs (factors by block, block-boundary activations). A run may be killed at any instant: what
+ * the journal does not name does not count, what it names is checked by hash before it is trusted.
  */
 #ifndef FLRQ_PIPELINE_STATE_H
 #define FLRQ_PIPELINE_STATE_H
@@ -13,11 +13,11 @@ typedef struct flrq_state {
     char *dir;
     flrq_lock *lock;
     flrq_journal *journal;
-    json_t *globals;            /* record of the shard outside the blocks, or NULL */
-    json_t **blocks;            /* [layers] record of each block, or NULL */
+    json_t *globals; /* record of the shard outside the blocks, or NULL */
+    json_t **blocks; /* [layers] record of each block, or NULL */
     int64_t layers;
-    int64_t committed;          /* blocks 0 .. committed-1 are done */
-    int64_t activations;        /* activations on disk are the input of this block; -1 none */
+    int64_t committed;   /* blocks 0 .. committed-1 are done */
+    int64_t activations; /* activations on disk are the input of this block; -1 none */
     int complete;
 } flrq_state;
 
@@ -25,8 +25,8 @@ typedef struct flrq_state {
 json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens, int64_t count,
                          const char *backend, const char *instruction_set);
 
-/** Creates or reopens OUT under --resume. An existing run must have the same fingerprint (else the differing fields are named); its shards are
- *  hashed, and the first that does not match is noticed and done again with all after it. */
+/** Creates or reopens OUT under --resume. An existing run must have the same fingerprint (else the differing fields are
+ * named); its shards are hashed, and the first that does not match is noticed and done again with all after it. */
 flrq_status flrq_state_open(flrq_state *state, const flrq_config *config, const flrq_model *model, json_t *fingerprint,
                             flrq_reporter *reporter);
 void flrq_state_close(flrq_state *state);

@@ -81,10 +81,11 @@ static flrq_status compare_copy(const flrq_model *source, const flrq_other *othe
     return FLRQ_OK;
 }
 
-/* ||W - What|| / ||W|| from disk against the value of the fit. With --nonfinite zero the source may hold values that the fit did
- * not see; those are zeroed here too by comparing only when the source is finite. */
+/* ||W - What|| / ||W|| from disk against the value of the fit. With --nonfinite zero the source may hold values that
+ * the fit did not see; those are zeroed here too by comparing only when the source is finite. */
 static flrq_status compare_layer(const flrq_model *source, const flrq_linear *from, const flrq_model *out,
-                                 const flrq_linear *to, flrq_backend *be, const json_t *record, check_buffers *buffers) {
+                                 const flrq_linear *to, flrq_backend *be, const json_t *record,
+                                 check_buffers *buffers) {
     double wanted = json_number_value(json_object_get(record, "weight_error")), error, norm;
     int64_t rank, bad, first_bad;
     const flrq_tensor *t = from->weight;
@@ -96,7 +97,10 @@ static flrq_status compare_layer(const flrq_model *source, const flrq_linear *fr
         FLRQ_TRY(flrq_checkpoint_read(source->checkpoint, t, buffers->a, first, bytes));
         FLRQ_TRY(be->upload(be, (char *)buffers->d_weight + first, buffers->a, bytes));
     }
-    flrq_operand w = {.rows = from->rows, .cols = from->cols, .d_dense = buffers->d_weight, .ld_dense = from->cols,
+    flrq_operand w = {.rows = from->rows,
+                      .cols = from->cols,
+                      .d_dense = buffers->d_weight,
+                      .ld_dense = from->cols,
                       .dense_dtype = t->dtype};
     FLRQ_TRY(be->count_nonfinite(be, &bad, &first_bad, &w));
     if (bad) return FLRQ_OK;
@@ -132,7 +136,8 @@ flrq_status flrq_verify(const char *check, const flrq_model *source, const flrq_
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: %lld quantized layers read back, %lld expected", check,
                             (long long)out->n_linears, (long long)source->n_linears));
     for (int64_t i = 0; i < source->n_others; i++)
-        if (source->others[i].fate == FLRQ_FATE_COPY) FLRQ_GOTO(compare_copy(source, &source->others[i], out, &buffers));
+        if (source->others[i].fate == FLRQ_FATE_COPY)
+            FLRQ_GOTO(compare_copy(source, &source->others[i], out, &buffers));
     for (int64_t b = 0; b < source->layers; b++) {
         const json_t *matrices = json_object_get(blocks[b], "matrices");
         flrq_progress(reporter, "verify", b, source->layers);

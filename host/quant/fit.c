@@ -163,8 +163,7 @@ static flrq_status metric_scale(float *scale, const flrq_fit_options *options, c
         lowest = fmin(lowest, x), highest = fmax(highest, x);
         scale[j] = (float)x;
     }
-    for (int64_t j = 0; j < n; j++)
-        scale[j] = (float)(pow(scale[j], options->alpha_power) / sqrt(lowest * highest));
+    for (int64_t j = 0; j < n; j++) scale[j] = (float)(pow(scale[j], options->alpha_power) / sqrt(lowest * highest));
     return FLRQ_OK;
 }
 
@@ -175,8 +174,8 @@ static void clip_weights(float *h, const flrq_input_stats *stats) {
     for (int64_t j = 0; j < stats->n; j++) h[j] = mean > 0 ? (float)(stats->square_sum[j] / mean) : 1.0f;
 }
 
-/* L and R of the first `rank` triplets: u_i sqrt(sigma_i) and v_i / sqrt(sigma_i) / scale, each pair balanced by a power of two so that
- * both stay in the fp16 range, then rounded to the storage type. */
+/* L and R of the first `rank` triplets: u_i sqrt(sigma_i) and v_i / sqrt(sigma_i) / scale, each pair balanced by a
+ * power of two so that both stay in the fp16 range, then rounded to the storage type. */
 static flrq_status make_factors(flrq_fit_space *space, flrq_backend *be, const flrq_fit_options *options, int64_t m,
                                 int64_t n, int64_t rank, const float *scale) {
     const flrq_sketch *sketch = space->sketch;
@@ -244,12 +243,66 @@ typedef struct fit {
     flrq_sketch_options sketch;
     const flrq_operand *w;
     const flrq_input_stats *stats;
-    const float *d_h;       /* NULL: unweighted */
-    const float *d_scale;   /* NULL: metric none */
+    const float *d_h;     /* NULL: unweighted */
+    const float *d_scale; /* NULL: metric none */
     int64_t cap, rank;
     int64_t curve_terms;
-    int warm;
+    int warm, searched;
 } fit;
+
+static flrq_status quantize(fit *f, flrq_codes *codes, int64_t rank, flrq_clip_stats *stats) {
+    flrq_operand residual = error_operand(f->w, NULL, f->space->d_l, f->space->d_r, rank);
+    return f->be->clip_quantize(f->be, codes, &residual, f->d_h, &f->options->scheme, &f->options->clip, stats);
+}
+
+/* log2 of the error at rank r plus the bits that r costs, by doing it. */
+static flrq_status try_rank(fit *f, int64_t r, double *score) {
+    int64_t m = f->w->rows, n = f->w->cols;
+    double error;
+    FLRQ_TRY(make_factors(f->space, f->be, f->options, m, n, r, f->d_scale ? f->space->host_scale : NULL));
+    FLRQ_TRY(quantize(f, &f->space->codes, r, NULL));
+    flrq_operand e = error_operand(f->w, &f->space->codes, f->space->d_l, f->space->d_r, r);
+    FLRQ_TRY(norm_of(f->be, f->comm, &error, &e, f->stats));
+    *score = (error > 0 ? log2(error) : -INFINITY) + flrq_rank_cost(m, n) * (double)r;
+    return FLRQ_OK;
+}
+
+/* The best rank of 0, 1, 2, 4, ... cap, then of the midpoints on both sides of it until they are within an eighth:
+ * about ten quantizations of the matrix, each far cheaper than its calibration. The score is nearly unimodal; a miss
+ * costs little. */
+static flrq_status search_rank(fit *f, int64_t terms) {
+    int64_t step = f->options->rank.multiple, cap = terms - terms % step, best = 0, below = 0, above = 0;
+    double best_score, score;
+    FLRQ_TRY(try_rank(f, 0, &best_score));
+    for (int64_t r = step, last = 0; last < cap; last = r, r = 2 * r < cap ? 2 * r : cap) {
+        FLRQ_TRY(try_rank(f, r, &score));
+        if (score < best_score)
+            best_score = score, best = r, below = last, above = 0;
+        else if (!above)
+            above = r;
+        if (r == cap) break;
+    }
+    if (!above) above = best;
+    while (above - best > step && 8 * (above - best) > best && best > 0) {
+        int64_t r = (best + above) / 2 / step * step;
+        FLRQ_TRY(try_rank(f, r, &score));
+        if (score < best_score)
+            best_score = score, below = best, best = r;
+        else
+            above = r;
+    }
+    while (best - below > step && 8 * (best - below) > best) {
+        int64_t r = (best + below + step) / 2 / step * step;
+        if (r == best) break;
+        FLRQ_TRY(try_rank(f, r, &score));
+        if (score < best_score)
+            best_score = score, best = r;
+        else
+            below = r;
+    }
+    f->rank = best;
+    return FLRQ_OK;
+}
 
 /* Sketches T = (W - Wq) diag(s), or W diag(s) when codes is NULL; leaves rank, L, R and the amax curve in the space. */
 static flrq_status fit_low_rank(fit *f, const flrq_codes *codes) {
@@ -265,14 +318,17 @@ static flrq_status fit_low_rank(fit *f, const flrq_codes *codes) {
     FLRQ_TRY(f->comm->max_host(f->comm, f->space->amax, sketch->width + 1));
     FLRQ_TRY(f->be->sum_squares(f->be, &norm2, &target));
     FLRQ_TRY(f->comm->sum_host(f->comm, &norm2, 1));
-    f->rank = flrq_rank_choose(&o->rank, target.rows, target.cols, f->space->amax, sketch->sigma, norm2, sketch->terms);
     f->curve_terms = sketch->terms;
-    return make_factors(f->space, f->be, o, target.rows, target.cols, f->rank, f->d_scale ? f->space->host_scale : NULL);
-}
-
-static flrq_status quantize(fit *f, flrq_codes *codes, int64_t rank, flrq_clip_stats *stats) {
-    flrq_operand residual = error_operand(f->w, NULL, f->space->d_l, f->space->d_r, rank);
-    return f->be->clip_quantize(f->be, codes, &residual, f->d_h, &f->options->scheme, &f->options->clip, stats);
+    if (o->rank.rule != FLRQ_RANK_ERROR)
+        f->rank =
+            flrq_rank_choose(&o->rank, target.rows, target.cols, f->space->amax, sketch->sigma, norm2, sketch->terms);
+    else if (!f->searched) {
+        FLRQ_TRY(search_rank(f, sketch->terms));
+        f->searched = 1; /* later rounds keep the rank: they change the error by a few percent at most */
+    } else if (f->rank > sketch->terms)
+        f->rank = sketch->terms;
+    return make_factors(f->space, f->be, o, target.rows, target.cols, f->rank,
+                        f->d_scale ? f->space->host_scale : NULL);
 }
 
 /* Copies the present round into the caller's buffers: it is the best so far. */
@@ -358,8 +414,14 @@ flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, c
     int64_t m = w->rows, n = w->cols;
     if (m > space->extent.rows || n > space->extent.cols || m * n > space->extent.count)
         return flrq_fail(FLRQ_ERR_INTERNAL, "fit of %lld x %lld exceeds its buffers", (long long)m, (long long)n);
-    fit f = {.space = space, .be = be, .comm = comm, .options = options, .sketch = options->sketch, .w = w,
-             .stats = stats, .cap = flrq_fit_rank_cap(options, m, n)};
+    fit f = {.space = space,
+             .be = be,
+             .comm = comm,
+             .options = options,
+             .sketch = options->sketch,
+             .w = w,
+             .stats = stats,
+             .cap = flrq_fit_rank_cap(options, m, n)};
     f.sketch.key = flrq_philox_key(options->seed, name);
     memset(result, 0, sizeof *result);
     space->amax[0] = space->best_amax[0] = 0;

@@ -1,8 +1,8 @@
 /* fit.h - one linear layer: W ~ Wq + L R by alternating low rank and clip-and-quantize (BLC, Algorithm 2 of the paper).
  *
- * Three independent choices make a method: the metric of the low-rank fit, the clip search of the rounding, and the rank
- * policy. The starting point takes part in "keep the best". L and R are rounded to their storage type BEFORE the codes are chosen,
- * so the codes see exactly the factors that will be served.
+ * Three independent choices make a method: the metric of the low-rank fit, the clip search of the rounding, and the
+ * rank policy. The starting point takes part in "keep the best". L and R are rounded to their storage type BEFORE the
+ * codes are chosen, so the codes see exactly the factors that will be served.
  */
 #ifndef FLRQ_QUANT_FIT_H
 #define FLRQ_QUANT_FIT_H
@@ -20,19 +20,20 @@ typedef struct flrq_fit_options {
     flrq_method method;
     flrq_scheme scheme;
     flrq_clip clip;
-    int clip_weights_h;        /* 1: weight squared errors by h */
+    int clip_weights_h;         /* 1: weight squared errors by h */
     flrq_sketch_options sketch; /* key is set per matrix */
     flrq_rank_policy rank;
     flrq_metric metric;
     double alpha_power;
     flrq_start start;
-    int epochs;                /* rounds after the first */
-    double tolerance;          /* stop after FLRQ_BLC_PATIENCE rounds without this relative gain */
-    flrq_dtype factor_dtype;   /* F16 or BF16: storage of L and R */
+    int epochs;              /* rounds after the first */
+    double tolerance;        /* stop after FLRQ_BLC_PATIENCE rounds without this relative gain */
+    flrq_dtype factor_dtype; /* F16 or BF16: storage of L and R */
     uint64_t seed;
 } flrq_fit_options;
 
-/** Calibration of one linear input. Host arrays of length n, sums over `tokens`; d_sketch [n, k] in backend memory. Any pointer may be NULL. */
+/** Calibration of one linear input. Host arrays of length n, sums over `tokens`; d_sketch [n, k] in backend memory. Any
+ * pointer may be NULL. */
 typedef struct flrq_input_stats {
     int64_t n;
     double tokens;
@@ -45,18 +46,18 @@ typedef struct flrq_input_stats {
 /** What the fit found; the numbers of one matrix in the report. */
 typedef struct flrq_fit_result {
     int64_t rank;
-    double bits_per_weight;   /* in total */
-    double error;             /* ||(W - What) S|| / ||W S||, or ||W - What|| / ||W|| without a sketch */
-    double error_nearest;     /* the same for round to nearest without clip and low rank */
-    double error_start;       /* after the first round */
-    double weight_error;      /* ||W - What||_F / ||W||_F, for the load-back check */
-    double clip_ratio;        /* mean over groups */
-    double clipped;           /* fraction of weights beyond the clip range */
+    double bits_per_weight; /* in total */
+    double error;           /* ||(W - What) S|| / ||W S||, or ||W - What|| / ||W|| without a sketch */
+    double error_nearest;   /* the same for round to nearest without clip and low rank */
+    double error_start;     /* after the first round */
+    double weight_error;    /* ||W - What||_F / ||W||_F, for the load-back check */
+    double clip_ratio;      /* mean over groups */
+    double clipped;         /* fraction of weights beyond the clip range */
     int64_t zero_groups;
-    int epochs;               /* rounds done after the first */
-    int best_epoch;           /* 0 = the start */
-    int64_t curve_terms;      /* amax curve of the kept round: amax[0..curve_terms] */
-    const float *amax;        /* borrowed from the space until the next fit */
+    int epochs;          /* rounds done after the first */
+    int best_epoch;      /* 0 = the start */
+    int64_t curve_terms; /* amax curve of the kept round: amax[0..curve_terms] */
+    const float *amax;   /* borrowed from the space until the next fit */
     double seconds;
 } flrq_fit_result;
 
@@ -67,8 +68,9 @@ flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flr
                                flrq_extent extent);
 void flrq_fit_space_free(flrq_fit_space *space, flrq_backend *be);
 
-/** Fits W (dense operand). codes: arrays in backend memory sized for the scheme; its fields are filled in. d_l [rows, cap] and d_r
- *  [cap, cols] receive L [rows, rank] and R [rank, cols] densely (cap = flrq_fit_rank_cap()). stats may be NULL. `name` keys the random numbers. */
+/** Fits W (dense operand). codes: arrays in backend memory sized for the scheme; its fields are filled in. d_l [rows,
+ * cap] and d_r [cap, cols] receive L [rows, rank] and R [rank, cols] densely (cap = flrq_fit_rank_cap()). stats may be
+ * NULL. `name` keys the random numbers. */
 flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, const flrq_fit_options *options,
                      const char *name, const flrq_operand *w, const flrq_input_stats *stats, flrq_codes *codes,
                      float *d_l, float *d_r, flrq_fit_result *result);

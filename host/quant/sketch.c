@@ -14,7 +14,8 @@ static int64_t width_of(const flrq_sketch_options *options, int64_t rows, int64_
     return min64(terms + extra, min64(rows, cols));
 }
 
-/* fp32 elements of d_full: the target, and for the exact SVD its factors, U [m, p] and V^T [p, n] with p = min(m, n). */
+/* fp32 elements of d_full: the target, and for the exact SVD its factors, U [m, p] and V^T [p, n] with p = min(m, n).
+ */
 static size_t full_count(const flrq_sketch_options *options, flrq_extent extent) {
     size_t count = (size_t)extent.count;
     if (options->kind == FLRQ_SKETCH_R1) return count;
@@ -42,7 +43,8 @@ flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sket
     s->sigma = malloc(b * sizeof *s->sigma);
     s->host_square = malloc(b * b * sizeof *s->host_square);
     s->host_rotate = malloc(b * b * sizeof *s->host_rotate);
-    if (!s->sigma || !s->host_square || !s->host_rotate) FLRQ_GOTO(flrq_fail_memory(b * b * sizeof(double), "the sketch"));
+    if (!s->sigma || !s->host_square || !s->host_rotate)
+        FLRQ_GOTO(flrq_fail_memory(b * b * sizeof(double), "the sketch"));
     FLRQ_GOTO(be->alloc(be, (void **)&s->d_u, b * (size_t)rows * sizeof(float), "left sketch factor"));
     FLRQ_GOTO(be->alloc(be, (void **)&s->d_v, b * (size_t)cols * sizeof(float), "right sketch factor"));
     FLRQ_GOTO(be->alloc(be, (void **)&s->d_y, b * (size_t)rows * sizeof(float), "left sketch scratch"));
@@ -77,8 +79,8 @@ void flrq_sketch_free(flrq_sketch *s, flrq_backend *be) {
 }
 
 /* Orthonormal basis of the columns of d_y [m, b]: Cholesky QR `rounds` times, Householder when the Gram matrix is
- * numerically singular (rank below b). The Gram matrix is in double, so one round is good to condition numbers of 1e7. Only
- * `split` matrices (rows spread over workers) need the communicator; Householder is for a single worker's copy. */
+ * numerically singular (rank below b). The Gram matrix is in double, so one round is good to condition numbers of 1e7.
+ * Only `split` matrices (rows spread over workers) need the communicator; Householder is for a single worker's copy. */
 static flrq_status orthonormalize(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, float *d_y, int64_t m, int64_t b,
                                   int split, int rounds) {
     for (int round = 0; round < rounds; round++) {
@@ -106,8 +108,8 @@ static flrq_status rotate(flrq_sketch *s, flrq_backend *be, int64_t m, int64_t n
     return be->gemm(be, s->d_v, s->d_z, s->d_rotate, n, b, b, 1, 0);
 }
 
-/* Y = T Omega, then rounds of { orthonormalise, Z = T^T Q, orthonormalise, Y = T Z }, last Z = T^T Q (Halko, Martinsson,
- * Tropp 2011, Algorithm 4.4). */
+/* Y = T Omega, then rounds of { orthonormalise, Z = T^T Q, orthonormalise, Y = T Z }, last Z = T^T Q (Halko,
+ * Martinsson, Tropp 2011, Algorithm 4.4). */
 static flrq_status run_block(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
                              const flrq_operand *t, int64_t terms, int warm) {
     int64_t m = t->rows, n = t->cols, b = width_of(options, m, n, terms);
@@ -148,15 +150,18 @@ static flrq_status scale_into(flrq_backend *be, float *d_to, const float *d_from
     return be->gemm(be, d_to, d_from, d_one, count, 1, 1, (float)factor, 0);
 }
 
-/* The paper's R1-Sketch (Eq. 5-7, 13-14): s ~ N(0, I), P = (A A^T)^it A s, K = A^T P, A_1 = P K^T / |P|^2, deflate. Column i of
- * the result is written with leading dimension `terms`, so the vectors are kept as rows of a buffer and transposed at the end. */
+/* The paper's R1-Sketch (Eq. 5-7, 13-14): s ~ N(0, I), P = (A A^T)^it A s, K = A^T P, A_1 = P K^T / |P|^2, deflate.
+ * Column i of the result is written with leading dimension `terms`, so the vectors are kept as rows of a buffer and
+ * transposed at the end. */
 static flrq_status run_r1(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
                           const flrq_operand *t, int64_t terms, const flrq_rank_policy *greedy) {
     int64_t m = t->rows, n = t->cols, done = 0;
     flrq_status status = FLRQ_OK;
     float *u = malloc((size_t)(m * terms) * sizeof *u), *v = malloc((size_t)(n * terms) * sizeof *v);
-    float *vector = malloc((size_t)(m > n ? m : n) * sizeof *vector), *amax = malloc((size_t)(terms + 1) * sizeof *amax);
-    if (!u || !v || !vector || !amax) FLRQ_GOTO(flrq_fail_memory((size_t)((m + n) * terms) * sizeof *u, "the r1 sketch"));
+    float *vector = malloc((size_t)(m > n ? m : n) * sizeof *vector),
+          *amax = malloc((size_t)(terms + 1) * sizeof *amax);
+    if (!u || !v || !vector || !amax)
+        FLRQ_GOTO(flrq_fail_memory((size_t)((m + n) * terms) * sizeof *u, "the r1 sketch"));
     FLRQ_GOTO(be->materialize(be, s->d_full, t));
     flrq_operand a = {.rows = m, .cols = n, .d_dense = s->d_full, .ld_dense = n, .dense_dtype = FLRQ_F32};
     const float one = 1;
@@ -170,7 +175,8 @@ static flrq_status run_r1(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, con
             FLRQ_GOTO(be->mul(be, d_p, &a, d_k, 1));
             FLRQ_GOTO(norm_of(be, &norm, d_p, m));
             if (!(norm > 0)) break; /* nothing is left of the target */
-            FLRQ_GOTO(scale_into(be, s->d_u, d_p, s->d_rotate, m, 1 / norm)); /* P / |P|: scale-invariant, no underflow */
+            FLRQ_GOTO(
+                scale_into(be, s->d_u, d_p, s->d_rotate, m, 1 / norm)); /* P / |P|: scale-invariant, no underflow */
             FLRQ_GOTO(be->mul_t(be, d_k, &a, s->d_u, 1));
             FLRQ_GOTO(comm->sum_f32(comm, be, d_k, n));
             if (pass == options->power_iterations) break;
@@ -248,9 +254,12 @@ flrq_status flrq_sketch_run(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, c
         return FLRQ_OK;
     }
     switch (options->kind) {
-    case FLRQ_SKETCH_R1: return run_r1(s, be, comm, options, target, terms, greedy);
-    case FLRQ_SKETCH_SVD: return run_svd(s, be, target, terms);
-    case FLRQ_SKETCH_BLOCK: break;
+    case FLRQ_SKETCH_R1:
+        return run_r1(s, be, comm, options, target, terms, greedy);
+    case FLRQ_SKETCH_SVD:
+        return run_svd(s, be, target, terms);
+    case FLRQ_SKETCH_BLOCK:
+        break;
     }
     return run_block(s, be, comm, options, target, terms, warm);
 }

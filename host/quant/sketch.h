@@ -1,8 +1,8 @@
 /* sketch.h - leading singular triplets of an implicit matrix: the low-rank part of W ~ Wq + L R.
  *
  * Methods: block power iteration with Cholesky QR (default; 2 it + 2 passes over the target for all terms together), r1
- * (the paper's R1-Sketch, one vector at a time with deflation: 2 it + 2 passes and one update of a full copy per term) and svd (LAPACK, exact:
- * the baseline). All give the same struct.
+ * (the paper's R1-Sketch, one vector at a time with deflation: 2 it + 2 passes and one update of a full copy per term)
+ * and svd (LAPACK, exact: the baseline). All give the same struct.
  */
 #ifndef FLRQ_QUANT_SKETCH_H
 #define FLRQ_QUANT_SKETCH_H
@@ -16,8 +16,8 @@ typedef enum flrq_sketch_kind { FLRQ_SKETCH_BLOCK = 0, FLRQ_SKETCH_R1 = 1, FLRQ_
 typedef struct flrq_sketch_options {
     flrq_sketch_kind kind;
     int power_iterations;
-    int oversample;      /* block: columns beyond the wanted terms */
-    uint64_t key;        /* of the random numbers (flrq_philox_key of seed and tensor name) */
+    int oversample; /* block: columns beyond the wanted terms */
+    uint64_t key;   /* of the random numbers (flrq_philox_key of seed and tensor name) */
 } flrq_sketch_options;
 
 /** The largest shapes that a set of buffers must hold; `count` is the largest rows * cols of one matrix. */
@@ -27,11 +27,11 @@ typedef struct flrq_extent {
 
 /** Buffers and result. T ~ sum_{i<terms} u_i v_i^T with orthonormal u_i and |v_i| = sigma_i, sigma descending. */
 typedef struct flrq_sketch {
-    int64_t terms;       /* valid columns */
-    int64_t width;       /* columns (= leading dimension) of d_u and d_v */
-    float *d_u;          /* [rows, width] */
-    float *d_v;          /* [cols, width] */
-    double *sigma;       /* host [width] */
+    int64_t terms; /* valid columns */
+    int64_t width; /* columns (= leading dimension) of d_u and d_v */
+    float *d_u;    /* [rows, width] */
+    float *d_v;    /* [cols, width] */
+    double *sigma; /* host [width] */
     /* scratch */
     float *d_y;          /* [rows, width] */
     float *d_z;          /* [cols, width] */
@@ -51,9 +51,9 @@ flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sket
                             int64_t terms);
 void flrq_sketch_free(flrq_sketch *sketch, flrq_backend *be);
 
-/** Up to `terms` leading triplets of `target`. With `warm` the block method starts from the d_v of the previous call (same shape) and saves
- *  one power iteration. `greedy` (may be NULL): the r1 method asks flrq_rank_accepts() after every term and
- *  stops at the first rejection, as the paper's Algorithm 1 does; the rejected term is not kept. */
+/** Up to `terms` leading triplets of `target`. With `warm` the block method starts from the d_v of the previous call
+ * (same shape) and saves one power iteration. `greedy` (may be NULL): the r1 method asks flrq_rank_accepts() after
+ * every term and stops at the first rejection, as the paper's Algorithm 1 does; the rejected term is not kept. */
 flrq_status flrq_sketch_run(flrq_sketch *sketch, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
                             const flrq_operand *target, int64_t terms, int warm, const flrq_rank_policy *greedy);
 
