@@ -2,9 +2,15 @@
  * reference. */
 #include "text/pretokenize.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include "text/unicode.h"
+
+/* Stages may lengthen a text (a mark before every piece, two bytes for one), and 64 of them may do so 64 times over: a
+ * file of a few kilobytes could ask for 2^64 words. So a stage is given, on average over the stages, at most GROWTH_MAX
+ * bytes for each byte of the text; real tokenizers stay below 4. */
+enum { GROWTH_MAX = 64, GROWTH_FREE = 1 << 20 };
 
 typedef struct run {
     const flrq_stage *stages;
@@ -13,6 +19,8 @@ typedef struct run {
     flrq_bytes *work;
     flrq_word_fn emit;
     void *user;
+    size_t text_bytes;
+    size_t *budget; /* bytes that stages may still be given */
 } run;
 
 void flrq_stage_clear(flrq_stage *stage) {
@@ -105,6 +113,10 @@ static flrq_status split(const run *r, int stage, flrq_span text, bool first) {
 static flrq_status run_stage(const run *r, int stage, flrq_span text, bool first) {
     if (text.bytes == 0) return FLRQ_OK;
     if (stage == r->count) return r->emit(r->user, text);
+    if (text.bytes > *r->budget)
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "the pre-tokenizer makes more than %d times a text of %zu bytes",
+                         GROWTH_MAX, r->text_bytes);
+    *r->budget -= text.bytes;
     switch (r->stages[stage].kind) {
     case FLRQ_STAGE_PREFIX:
         return add_prefix(r, stage, text, first);
@@ -121,6 +133,9 @@ static flrq_status run_stage(const run *r, int stage, flrq_span text, bool first
 
 flrq_status flrq_pretokenize(const flrq_stage *stages, int count, flrq_matcher *matcher, flrq_bytes *work,
                              flrq_span text, bool first, flrq_word_fn emit, void *user) {
-    run r = {stages, count, matcher, work, emit, user};
+    size_t stage_count = count > 0 ? (size_t)count : 1, budget = SIZE_MAX;
+    if (text.bytes < (SIZE_MAX - GROWTH_FREE) / GROWTH_MAX / stage_count)
+        budget = GROWTH_FREE + GROWTH_MAX * stage_count * text.bytes;
+    run r = {stages, count, matcher, work, emit, user, text.bytes, &budget};
     return run_stage(&r, 0, text, first);
 }
