@@ -25,7 +25,7 @@ typedef struct variant {
 static const variant variants[] = {
     {"default", {NULL}},
     {"nearest (rtn)", {"method", "rtn"}},
-    {"clip only, no low rank", {"rank-policy", "fixed", "rank", "0"}},
+    {"clip only (no low rank)", {"rank-policy", "fixed", "rank", "0"}},
     {"preset paper", {"preset", "paper"}},
     {"clip none", {"clip", "none"}},
     {"clip grid 20", {"clip", "grid"}},
@@ -45,17 +45,17 @@ static const variant variants[] = {
     {"rank fixed 16", {"rank-policy", "fixed", "rank", "16"}},
     {"start weight", {"start", "weight"}},
     {"start error", {"start", "error"}},
-    {"start error, fixed 4", {"start", "error", "rank-policy", "fixed", "rank", "4"}},
+    {"start error + fixed 4", {"start", "error", "rank-policy", "fixed", "rank", "4"}},
     {"epochs 1", {"epochs", "1"}},
     {"epochs 5", {"epochs", "5"}},
     {"epochs 20", {"epochs", "20"}},
-    {"epochs 5, fixed 4", {"epochs", "5", "rank-policy", "fixed", "rank", "4"}},
+    {"epochs 5 + fixed 4", {"epochs", "5", "rank-policy", "fixed", "rank", "4"}},
     {"sketch r1", {"sketch", "r1"}},
     {"sketch svd", {"sketch", "svd"}},
     {"power iterations 1", {"power-iterations", "1"}},
     {"lqer rank 4", {"method", "lqer", "rank", "4"}},
-    {"group 64, clip only", {"group", "64", "rank-policy", "fixed", "rank", "0"}},
-    {"group 32, clip only", {"group", "32", "rank-policy", "fixed", "rank", "0"}},
+    {"group 64 + clip only", {"group", "64", "rank-policy", "fixed", "rank", "0"}},
+    {"group 32 + clip only", {"group", "32", "rank-policy", "fixed", "rank", "0"}},
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 

@@ -114,7 +114,7 @@ static const entry table[] = {
     REAL("alpha-power", "low rank", "2.5", 0, 10, alpha_power, QUANTIZE | PLAN, 1, "Exponent of the alpha metric."),
 
     INT("epochs", "alternation", "0", 0, 1000, epochs, QUANTIZE | PLAN, 1,
-        "Rounds of fit and quantize after the first; 0 = auto: 1 at 3 bits and more, 20 at 2."),
+        "Rounds of fit and quantize after the first; 0 = auto: 5 at 3 bits and more (1 with --preset paper), 20 at 2."),
     REAL("blc-tol", "alternation", "0.001", 0, 1, blc_tol, QUANTIZE | PLAN, 1,
          "Stop when the best error improved by less than this fraction in 3 rounds."),
     CHOICE("start", "alternation", "weight", "weight|error", start, QUANTIZE | PLAN, 1,

@@ -40,7 +40,7 @@ void flrq_fit_options_from(flrq_fit_options *o, const flrq_config *c, flrq_dtype
     o->metric = (flrq_metric)c->metric;
     o->alpha_power = c->alpha_power;
     o->start = (flrq_start)c->start;
-    o->epochs = c->epochs ? (int)c->epochs : c->bits <= 2 ? 20 : 1;
+    o->epochs = c->epochs ? (int)c->epochs : c->bits <= 2 ? 20 : c->preset == PRESET_PAPER ? 1 : 5;
     o->tolerance = c->blc_tol;
     o->factor_dtype = dtype == FLRQ_BF16 ? FLRQ_BF16 : FLRQ_F16;
     o->seed = (uint64_t)c->seed;
