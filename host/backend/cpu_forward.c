@@ -1,7 +1,7 @@
 /* cpu_forward.c - the block forward on the CPU: linear layers, attention, norms, rotary embedding, losses.
  *
  * Owns the forward entries of "cpu". Every op cuts its work into tasks on a grid that depends on the shapes only; a
- * task runs on one thread with single-threaded BLAS and writes its own part of the output, so the bytes do not depend
+ * task runs on one thread, products included, and writes its own part of the output, so the bytes do not depend
  * on the number of threads. Must not change without a look at the tests' tolerances: losses are summed in double,
  * angles of the rotary embedding are formed in double, softmax is taken online in fp32.
  */
