@@ -258,6 +258,32 @@ static void test_read_and_find(void **state) {
     flrq_checkpoint_close(NULL);
 }
 
+/* Offsets beyond 32 bits, in a file with a hole that takes no space on disk. */
+static void test_offsets_beyond_4_gib(void **state) {
+    const char *header = "{" ENTRY("w", "U8", "[3,2147483648]", 0, 6442450944) "}";
+    const uint64_t bytes = 6442450944u;
+    flrq_checkpoint *checkpoint;
+    char got[4];
+    const char *path = put_file("large.safetensors", header, 0);
+    int fd = open(path, O_WRONLY);
+    if (ftruncate(fd, (off_t)(8 + strlen(header) + bytes)) != 0) {
+        close(fd);
+        skip(); /* a file system without large files */
+    }
+    assert_int_equal(pwrite(fd, "tail", 4, (off_t)(8 + strlen(header) + bytes - 4)), 4);
+    close(fd);
+    assert_ok(flrq_checkpoint_open(&checkpoint, path));
+    const flrq_tensor *w = flrq_checkpoint_find(checkpoint, "w");
+    assert_int_equal(w->bytes, bytes);
+    assert_int_equal(flrq_tensor_count(w), bytes);
+    assert_ok(flrq_checkpoint_read(checkpoint, w, got, bytes - 4, 4));
+    assert_memory_equal(got, "tail", 4);
+    assert_failure(flrq_checkpoint_read(checkpoint, w, got, bytes - 3, 4), FLRQ_ERR_INTERNAL,
+                   "at 6442450941, it has 6442450944");
+    flrq_checkpoint_close(checkpoint);
+    unlink(path);
+}
+
 /* ---- folders ------------------------------------------------------------------------------------------------------
  */
 
@@ -404,11 +430,17 @@ static void test_many_tensors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused_headers),         cmocka_unit_test(test_accepted_headers),
-        cmocka_unit_test(test_parse_fills_every_field), cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_read_and_find),           cmocka_unit_test(test_sharded),
-        cmocka_unit_test(test_refused_indexes),         cmocka_unit_test(test_folders_without_safetensors),
-        cmocka_unit_test(test_no_descriptor_leaks),     cmocka_unit_test(test_many_tensors),
+        cmocka_unit_test(test_refused_headers),
+        cmocka_unit_test(test_accepted_headers),
+        cmocka_unit_test(test_parse_fills_every_field),
+        cmocka_unit_test(test_damaged_files),
+        cmocka_unit_test(test_read_and_find),
+        cmocka_unit_test(test_offsets_beyond_4_gib),
+        cmocka_unit_test(test_sharded),
+        cmocka_unit_test(test_refused_indexes),
+        cmocka_unit_test(test_folders_without_safetensors),
+        cmocka_unit_test(test_no_descriptor_leaks),
+        cmocka_unit_test(test_many_tensors),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }
