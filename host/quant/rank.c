@@ -28,6 +28,7 @@ static double range_gain(float w0, float w) {
 }
 
 int flrq_rank_accepts(const flrq_rank_policy *policy, int64_t rows, int64_t cols, const float *amax, int64_t r) {
+    if (!(amax[r - policy->multiple] > 0)) return 0; /* nothing is left to gain */
     double cost = flrq_rank_cost(rows, cols) * (double)r, d = policy->bits;
     double k = 1 + cost / d, q = (d + range_gain(amax[0], amax[r])) / d;
     if (k > q || k > 1 + policy->extra) return 0;
@@ -43,6 +44,7 @@ int64_t flrq_rank_choose(const flrq_rank_policy *policy, int64_t rows, int64_t c
         while (best + step <= cap && flrq_rank_accepts(policy, rows, cols, amax, best + step)) best += step;
         return best;
     }
+    if (!(norm2 > 0)) return 0; /* a target of zeros gains by nothing */
     double cost = flrq_rank_cost(rows, cols), best_gain = 0, rest = norm2;
     for (int64_t r = 1; r <= cap; r++) {
         rest -= sigma[r - 1] * sigma[r - 1];

@@ -33,7 +33,8 @@ double flrq_rank_cost(int64_t rows, int64_t cols);
 /** Largest rank that the policy may choose for an m x n matrix; the sketch needs no more terms than this. */
 int64_t flrq_rank_cap(const flrq_rank_policy *policy, int64_t rows, int64_t cols);
 
-/** True when the greedy rule r1flr accepts rank r, given amax[0..r]. */
+/** True when the greedy rule r1flr accepts rank r, given amax[0..r]. r is a multiple of policy->multiple, r > 0. A
+ *  residual that was zero at the multiple before accepts nothing more. */
 int flrq_rank_accepts(const flrq_rank_policy *policy, int64_t rows, int64_t cols, const float *amax, int64_t r);
 
 /** The rank, in [0, min(cap, terms)]. Not for ERROR. amax [terms + 1]; sigma [terms] descending; norm2 = |T|_F^2. */

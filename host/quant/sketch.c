@@ -114,7 +114,7 @@ static flrq_status run_block(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, 
                              const flrq_operand *t, int64_t terms, int warm) {
     int64_t m = t->rows, n = t->cols, b = width_of(options, m, n, terms);
     int rounds = options->power_iterations;
-    if (warm && s->width == b) {
+    if (warm && s->width == b && s->sigma[0] > 0) { /* a zero target left nothing to start from */
         FLRQ_TRY(be->copy(be, s->d_z, s->d_v, (size_t)(n * b) * sizeof(float)));
         FLRQ_TRY(orthonormalize(s, be, comm, s->d_z, n, b, 0, 1));
         if (rounds > 1) rounds--;
@@ -136,10 +136,13 @@ static flrq_status run_block(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, 
     return rotate(s, be, m, n, b);
 }
 
-/* ||x|| of a device vector, as the square root of an operand's sum of squares. */
-static flrq_status norm_of(flrq_backend *be, double *out, const float *d_x, int64_t count) {
-    flrq_operand x = {.rows = 1, .cols = count, .d_dense = d_x, .ld_dense = count, .dense_dtype = FLRQ_F32};
-    FLRQ_TRY(be->sum_squares(be, out, &x));
+/* ||x|| of a device vector: its 1 x 1 Gram matrix, which is summed in double and over the workers that hold `split`
+ * rows. */
+static flrq_status norm_of(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, double *out, const float *d_x,
+                           int64_t count, int split) {
+    FLRQ_TRY(be->gram(be, s->d_gram, d_x, count, 1));
+    if (split) FLRQ_TRY(comm->sum_f64(comm, be, s->d_gram, 1));
+    FLRQ_TRY(be->download(be, out, s->d_gram, sizeof *out));
     *out = sqrt(*out);
     return FLRQ_OK;
 }
@@ -151,8 +154,9 @@ static flrq_status scale_into(flrq_backend *be, float *d_to, const float *d_from
 }
 
 /* The paper's R1-Sketch (Eq. 5-7, 13-14): s ~ N(0, I), P = (A A^T)^it A s, K = A^T P, A_1 = P K^T / |P|^2, deflate.
- * Column i of the result is written with leading dimension `terms`, so the vectors are kept as rows of a buffer and
- * transposed at the end. */
+ * P and K are normalised after every product (the result does not depend on their length), so that neither 1e-20 nor
+ * 1e20 in A leaves the range of fp32. Column i of the result is written with leading dimension `terms`, so the vectors
+ * are kept as rows of a buffer and transposed at the end. */
 static flrq_status run_r1(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
                           const flrq_operand *t, int64_t terms, const flrq_rank_policy *greedy) {
     int64_t m = t->rows, n = t->cols, done = 0;
@@ -166,29 +170,35 @@ static flrq_status run_r1(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, con
     flrq_operand a = {.rows = m, .cols = n, .d_dense = s->d_full, .ld_dense = n, .dense_dtype = FLRQ_F32};
     const float one = 1;
     FLRQ_GOTO(be->upload(be, s->d_rotate, &one, sizeof one));
-    if (greedy) FLRQ_GOTO(be->amax_curve(be, amax, &a, NULL, NULL, 0));
+    if (greedy) {
+        FLRQ_GOTO(be->amax_curve(be, amax, &a, NULL, NULL, 0));
+        FLRQ_GOTO(comm->max_host(comm, amax, 1));
+    }
     float *d_p = s->d_y, *d_k = s->d_z;
     for (; done < terms; done++) {
-        FLRQ_GOTO(be->normal(be, d_k, options->key, (uint64_t)done, 0, n));
+        FLRQ_GOTO(be->normal(be, s->d_v, options->key, (uint64_t)done, 0, n));
         double norm = 0, sigma = 0;
         for (int pass = 0;; pass++) {
-            FLRQ_GOTO(be->mul(be, d_p, &a, d_k, 1));
-            FLRQ_GOTO(norm_of(be, &norm, d_p, m));
+            FLRQ_GOTO(be->mul(be, d_p, &a, s->d_v, 1));
+            FLRQ_GOTO(norm_of(s, be, comm, &norm, d_p, m, 1));
             if (!(norm > 0)) break; /* nothing is left of the target */
-            FLRQ_GOTO(
-                scale_into(be, s->d_u, d_p, s->d_rotate, m, 1 / norm)); /* P / |P|: scale-invariant, no underflow */
+            FLRQ_GOTO(scale_into(be, s->d_u, d_p, s->d_rotate, m, 1 / norm));
             FLRQ_GOTO(be->mul_t(be, d_k, &a, s->d_u, 1));
             FLRQ_GOTO(comm->sum_f32(comm, be, d_k, n));
-            if (pass == options->power_iterations) break;
+            FLRQ_GOTO(norm_of(s, be, comm, &sigma, d_k, n, 0));
+            if (!(sigma > 0) || pass == options->power_iterations) break;
+            FLRQ_GOTO(scale_into(be, s->d_v, d_k, s->d_rotate, n, 1 / sigma));
         }
-        if (!(norm > 0)) break;
-        FLRQ_GOTO(norm_of(be, &sigma, d_k, n));
-        if (!(sigma > 0)) break;
+        if (!(norm > 0 && sigma > 0)) break;
         FLRQ_GOTO(be->rank_one(be, s->d_full, s->d_u, d_k, m, n, -1));
         if (greedy) {
-            FLRQ_GOTO(be->amax_curve(be, &amax[done + 1], &a, NULL, NULL, 0));
-            FLRQ_GOTO(comm->max_host(comm, &amax[done + 1], 1));
-            if (!flrq_rank_accepts(greedy, m, n, amax, done + 1)) break;
+            int64_t r = done + 1;
+            FLRQ_GOTO(be->amax_curve(be, &amax[r], &a, NULL, NULL, 0));
+            FLRQ_GOTO(comm->max_host(comm, &amax[r], 1));
+            if (r % greedy->multiple == 0 && !flrq_rank_accepts(greedy, m, n, amax, r)) {
+                done = r - greedy->multiple; /* the rule looks at multiples alone, and keeps the last accepted one */
+                break;
+            }
         }
         s->sigma[done] = sigma;
         FLRQ_GOTO(be->download(be, vector, s->d_u, (size_t)m * sizeof *vector));

@@ -25,7 +25,8 @@ typedef struct flrq_extent {
     int64_t rows, cols, count;
 } flrq_extent;
 
-/** Buffers and result. T ~ sum_{i<terms} u_i v_i^T with orthonormal u_i and |v_i| = sigma_i, sigma descending. */
+/** Buffers and result. T ~ sum_{i<terms} u_i v_i^T with orthonormal u_i and |v_i| = sigma_i. block and svd: sigma
+ *  descending; r1: in the order of extraction, which descends only as far as each vector has converged. */
 typedef struct flrq_sketch {
     int64_t terms; /* valid columns */
     int64_t width; /* columns (= leading dimension) of d_u and d_v */
@@ -53,7 +54,8 @@ void flrq_sketch_free(flrq_sketch *sketch, flrq_backend *be);
 
 /** Up to `terms` leading triplets of `target`. With `warm` the block method starts from the d_v of the previous call
  * (same shape) and saves one power iteration. `greedy` (may be NULL): the r1 method asks flrq_rank_accepts() after
- * every term and stops at the first rejection, as the paper's Algorithm 1 does; the rejected term is not kept. */
+ * every term whose number is a multiple of greedy->multiple and stops at the first rejection, as the paper's Algorithm
+ * 1 does; the rejected term is not kept. */
 flrq_status flrq_sketch_run(flrq_sketch *sketch, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
                             const flrq_operand *target, int64_t terms, int warm, const flrq_rank_policy *greedy);
 
