@@ -42,10 +42,24 @@ flrq_status cpu_shared(flrq_backend *be, size_t bytes);
  * of the same shape, factors present. FLRQ_ERR_SHAPE names the op and the numbers. */
 flrq_status cpu_operand_check(const char *op, const flrq_operand *a);
 
+/** Checks the number of columns on the skinny side: in [0, INT32_MAX]. FLRQ_ERR_SHAPE. */
+flrq_status cpu_columns_check(const char *op, int64_t b);
+
 /** out[i*ld_out + j] = A(row0+i, col0+j) as fp32 for i < rows, j < cols: the one place where the fast face evaluates an
  * operand. `work` is cpu_of(be)->work[thread]; it may be NULL when a->rank is 0. */
 void cpu_tile_load(const cpu_kernels *kernels, float *out, int64_t ld_out, const flrq_operand *a, int64_t row0,
                    int64_t rows, int64_t col0, int64_t cols, float *work);
+
+/* Checks of the small dense ops, for both faces: FLRQ_OK, or an error that names the op and the numbers. */
+/** rows and cols in [0, INT32_MAX], and rows * cols * width fits in size_t. FLRQ_ERR_SHAPE. */
+flrq_status cpu_shape_check(const char *op, int64_t rows, int64_t cols, size_t width);
+/** x [rows, cols] holds neither NaN nor infinity. FLRQ_ERR_NUMERIC names the first that does. */
+flrq_status cpu_finite_check(const char *op, const float *x, int64_t rows, int64_t cols);
+flrq_status cpu_finite_check_f64(const char *op, const double *x, int64_t rows, int64_t cols);
+/** The diagonal of r [b, b] is finite and nonzero in fp32, so that a triangular solve makes sense. FLRQ_ERR_NUMERIC. */
+flrq_status cpu_diagonal_check(const char *op, const double *r, int64_t b);
+/** m >= b. FLRQ_ERR_SHAPE. */
+flrq_status cpu_tall_check(const char *op, int64_t m, int64_t b);
 
 /* Checks of the forward ops, for both faces: FLRQ_ERR_SHAPE with the numbers, else FLRQ_OK. */
 /** a and b in [0, INT32_MAX]: their product fits int64, either is a leading dimension for BLAS. */

@@ -11,6 +11,9 @@
 /** Floats of work that a matrix product needs. */
 enum { CPU_GEMM_WORK = 256 * (256 + 512) + 1024 };
 
+/** Columns by which a kernel may pad the copy of a Gram matrix's factor. */
+enum { CPU_GRAM_PAD = 24 };
+
 /** Columns of a block of the amax curve; floats of the widest vector. */
 enum { CPU_AMAX_COLS = 64, CPU_MAX_LANES = 16 };
 
@@ -50,6 +53,9 @@ struct cpu_kernels {
      *  of c has the same bits wherever it lies in c. */
     void (*gemm)(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t ld_a,
                  const float *b, int64_t ld_b, float beta, float *c, int64_t ld_c, float *work);
+    /** Upper triangle of g [b, b] += y^T y for y [rows, b], products and sums in double. work: rows * (b + CPU_GRAM_PAD)
+     *  doubles. */
+    void (*gram)(double *g, const float *y, int64_t rows, int64_t b, double *work);
 
     /* --- simd_quant.c --- */
     /** Clip search and quantization of one row of residuals w [cols] in groups; h [cols] or NULL. Writes code [cols],

@@ -41,7 +41,7 @@ static flrq_status size_of(size_t *bytes, int64_t rows, int64_t cols, size_t wid
     return FLRQ_OK;
 }
 
-static flrq_status check_columns(const char *op, int64_t b) {
+flrq_status cpu_columns_check(const char *op, int64_t b) {
     if (b < 0 || b > INT32_MAX)
         return flrq_fail(FLRQ_ERR_SHAPE, "%s: %lld columns: must be in [0, %d]", op, (long long)b, INT32_MAX);
     return FLRQ_OK;
@@ -149,7 +149,7 @@ static void scale_task(void *arg, int64_t index, int thread) {
 static flrq_status mul_run(flrq_backend *be, const char *op, mul_job *job, const flrq_operand *a, const float *d_x,
                            int64_t b, size_t reserved) {
     FLRQ_TRY(cpu_operand_check(op, a));
-    FLRQ_TRY(check_columns(op, b));
+    FLRQ_TRY(cpu_columns_check(op, b));
     cpu_state *cpu = cpu_of(be);
     size_t x_bytes = 0, t_bytes = 0, y_bytes = 0;
     if (a->d_col_scale) FLRQ_TRY(size_of(&x_bytes, a->cols, b, sizeof(float), op));
@@ -265,7 +265,7 @@ static void mul_t_passes(mul_t_job *job) {
 
 static flrq_status cpu_mul_t(flrq_backend *be, float *d_z, const flrq_operand *a, const float *d_q, int64_t b) {
     FLRQ_TRY(cpu_operand_check("mul_t", a));
-    FLRQ_TRY(check_columns("mul_t", b));
+    FLRQ_TRY(cpu_columns_check("mul_t", b));
     cpu_state *cpu = cpu_of(be);
     size_t t_bytes = 0;
     FLRQ_TRY(size_of(&t_bytes, a->rank, b, sizeof(float), "mul_t"));
@@ -317,8 +317,9 @@ static double sum_tiles(const double *tiles, int64_t count) {
 static flrq_status cpu_sum_squares_mul(flrq_backend *be, double *sum, const flrq_operand *a, const float *d_s,
                                        int64_t k) {
     *sum = 0;
+    FLRQ_TRY(cpu_operand_check("sum_squares_mul", a));
     int64_t tiles = ceil_div(a->rows, CPU_TILE_ROWS);
-    if (a->rows <= 0 || k <= 0) return check_columns("sum_squares_mul", k);
+    if (tiles == 0 || k == 0) return FLRQ_OK;
     mul_job job = {0};
     FLRQ_TRY(mul_run(be, "sum_squares_mul", &job, a, d_s, k, (size_t)ceil_div(tiles, 8) * 64));
     *sum = sum_tiles(job.sums, tiles);
@@ -455,7 +456,8 @@ static flrq_status cpu_count_nonfinite(flrq_backend *be, int64_t *count, int64_t
 
 static flrq_status cpu_amax_curve(flrq_backend *be, float *amax, const flrq_operand *a, const float *d_u,
                                   const float *d_v, int64_t b) {
-    FLRQ_TRY(check_columns("amax_curve", b));
+    FLRQ_TRY(cpu_operand_check("amax_curve", a));
+    FLRQ_TRY(cpu_columns_check("amax_curve", b));
     int64_t tiles = ceil_div(a->rows, CPU_TILE_ROWS), blocks = ceil_div(a->cols, CPU_AMAX_COLS);
     size_t lanes_bytes = 0, vt_bytes = 0, curve_bytes = 0;
     FLRQ_TRY(size_of(&lanes_bytes, CPU_MAX_LANES, b + 1, sizeof(float), "amax_curve"));

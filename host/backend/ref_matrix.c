@@ -55,6 +55,7 @@ static flrq_status new_doubles(double **out, int64_t count) {
 
 static flrq_status ref_mul(flrq_backend *be, float *d_y, const flrq_operand *a, const float *d_x, int64_t b) {
     FLRQ_TRY(cpu_operand_check("mul", a));
+    FLRQ_TRY(cpu_columns_check("mul", b));
     double *row;
     FLRQ_TRY(new_doubles(&row, b));
     for (int64_t i = 0; i < a->rows; i++) {
@@ -67,6 +68,7 @@ static flrq_status ref_mul(flrq_backend *be, float *d_y, const flrq_operand *a, 
 
 static flrq_status ref_mul_t(flrq_backend *be, float *d_z, const flrq_operand *a, const float *d_q, int64_t b) {
     FLRQ_TRY(cpu_operand_check("mul_t", a));
+    FLRQ_TRY(cpu_columns_check("mul_t", b));
     double *sum;
     FLRQ_TRY(new_doubles(&sum, b));
     for (int64_t j = 0; j < a->cols; j++) {
@@ -92,6 +94,7 @@ static flrq_status ref_sum_squares(flrq_backend *be, double *sum, const flrq_ope
 static flrq_status ref_sum_squares_mul(flrq_backend *be, double *sum, const flrq_operand *a, const float *d_s,
                                        int64_t k) {
     FLRQ_TRY(cpu_operand_check("sum_squares_mul", a));
+    FLRQ_TRY(cpu_columns_check("sum_squares_mul", k));
     double *row;
     FLRQ_TRY(new_doubles(&row, k));
     *sum = 0;
@@ -106,6 +109,7 @@ static flrq_status ref_sum_squares_mul(flrq_backend *be, double *sum, const flrq
 static flrq_status ref_amax_curve(flrq_backend *be, float *amax, const flrq_operand *a, const float *d_u,
                                   const float *d_v, int64_t b) {
     FLRQ_TRY(cpu_operand_check("amax_curve", a));
+    FLRQ_TRY(cpu_columns_check("amax_curve", b));
     double *curve;
     FLRQ_TRY(new_doubles(&curve, b + 1));
     for (int64_t i = 0; i < a->rows; i++)

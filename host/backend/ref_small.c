@@ -17,6 +17,7 @@ static flrq_status new_doubles(double **out, int64_t count) {
 }
 
 static flrq_status ref_gram(flrq_backend *be, double *d_gram, const float *d_y, int64_t m, int64_t b) {
+    FLRQ_TRY(cpu_shape_check("gram", m, b, sizeof(float)));
     for (int64_t i = 0; i < b; i++)
         for (int64_t j = 0; j < b; j++) {
             double sum = 0;
@@ -27,6 +28,7 @@ static flrq_status ref_gram(flrq_backend *be, double *d_gram, const float *d_y, 
 }
 
 static flrq_status ref_cholesky(flrq_backend *be, double *d_gram, int64_t b, int *info) {
+    FLRQ_TRY(cpu_shape_check("cholesky", b, b, sizeof(double)));
     *info = 0;
     for (int64_t i = 0; i < b && *info == 0; i++)
         for (int64_t j = i; j < b; j++) {
@@ -47,10 +49,8 @@ static flrq_status ref_cholesky(flrq_backend *be, double *d_gram, int64_t b, int
 }
 
 static flrq_status ref_solve_right(flrq_backend *be, float *d_y, const double *d_r, int64_t m, int64_t b) {
-    for (int64_t i = 0; i < b; i++)
-        if ((float)d_r[i * b + i] == 0 || !isfinite((float)d_r[i * b + i]))
-            return flrq_fail(FLRQ_ERR_NUMERIC, "solve_right: diagonal element %lld of R is %g", (long long)i,
-                             d_r[i * b + i]);
+    FLRQ_TRY(cpu_shape_check("solve_right", m, b, sizeof(float)));
+    FLRQ_TRY(cpu_diagonal_check("solve_right", d_r, b));
     double *row;
     FLRQ_TRY(new_doubles(&row, b));
     for (int64_t i = 0; i < m; i++) {
@@ -67,6 +67,9 @@ static flrq_status ref_solve_right(flrq_backend *be, float *d_y, const double *d
 
 static flrq_status ref_gemm(flrq_backend *be, float *d_c, const float *d_a, const float *d_b, int64_t m, int64_t k,
                             int64_t b, float alpha, float beta) {
+    FLRQ_TRY(cpu_shape_check("gemm", m, k, sizeof(float)));
+    FLRQ_TRY(cpu_shape_check("gemm", m, b, sizeof(float)));
+    FLRQ_TRY(cpu_shape_check("gemm", b, k, sizeof(float)));
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < k; j++) {
             double sum = 0;
@@ -79,6 +82,7 @@ static flrq_status ref_gemm(flrq_backend *be, float *d_c, const float *d_a, cons
 
 static flrq_status ref_rank_one(flrq_backend *be, float *d_y, const float *d_u, const float *d_v, int64_t m, int64_t n,
                                 float alpha) {
+    FLRQ_TRY(cpu_shape_check("rank_one", m, n, sizeof(float)));
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++)
             d_y[i * n + j] = (float)((double)d_y[i * n + j] + (double)alpha * (double)d_u[i] * (double)d_v[j]);
@@ -93,9 +97,9 @@ static void reflect(double *x, int64_t ld, const double *v, int64_t count) {
 }
 
 static flrq_status ref_householder(flrq_backend *be, float *d_y, int64_t m, int64_t b) {
-    if (m < b)
-        return flrq_fail(FLRQ_ERR_SHAPE, "householder: %lld columns of length %lld have no orthonormal basis",
-                         (long long)b, (long long)m);
+    FLRQ_TRY(cpu_shape_check("householder", m, b, sizeof(float)));
+    FLRQ_TRY(cpu_tall_check("householder", m, b));
+    FLRQ_TRY(cpu_finite_check("householder", d_y, m, b));
     double *a, *v; /* [m, b]; unit reflectors [b, m], v[k] starts at row k */
     FLRQ_TRY(new_doubles(&a, m * b));
     flrq_status status = new_doubles(&v, b * m);
@@ -166,6 +170,8 @@ static void sort_descending(int64_t *order, const double *key, int64_t count) {
 }
 
 static flrq_status ref_eigh(flrq_backend *be, double *d_a, double *d_values, int64_t b) {
+    FLRQ_TRY(cpu_shape_check("eigh", b, b, sizeof(double)));
+    FLRQ_TRY(cpu_finite_check_f64("eigh", d_a, b, b));
     /* Cyclic Jacobi: A := J^T A J with the rotation that zeroes (p, q). */
     double *v = NULL, *values = NULL;
     int64_t *order = calloc((size_t)b + 1, sizeof *order);
@@ -214,6 +220,8 @@ out:
 }
 
 static flrq_status ref_svd(flrq_backend *be, float *d_a, int64_t m, int64_t n, float *d_u, float *d_s, float *d_vt) {
+    FLRQ_TRY(cpu_shape_check("svd", m, n, sizeof(float)));
+    FLRQ_TRY(cpu_finite_check("svd", d_a, m, n));
     /* One-sided Jacobi on the taller of A and A^T: x [rows, p] = w S, v [p, p] the other side. */
     bool wide = m < n;
     int64_t rows = wide ? n : m, p = wide ? m : n;
@@ -263,6 +271,7 @@ out:
 
 static flrq_status ref_input_stats(flrq_backend *be, double *d_abs_sum, double *d_square_sum, const float *d_x,
                                    int64_t tokens, int64_t n) {
+    FLRQ_TRY(cpu_shape_check("input_stats", tokens, n, sizeof(float)));
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = d_x + t * n;
         double sum = 0;
@@ -277,6 +286,9 @@ static flrq_status ref_input_stats(flrq_backend *be, double *d_abs_sum, double *
 
 static flrq_status ref_input_sketch(flrq_backend *be, float *d_s, const float *d_x, const float *d_g, int64_t tokens,
                                     int64_t n, int64_t k) {
+    FLRQ_TRY(cpu_shape_check("input_sketch", tokens, n, sizeof(float)));
+    FLRQ_TRY(cpu_shape_check("input_sketch", tokens, k, sizeof(float)));
+    FLRQ_TRY(cpu_shape_check("input_sketch", n, k, sizeof(float)));
     for (int64_t j = 0; j < n; j++)
         for (int64_t c = 0; c < k; c++) {
             double sum = (double)d_s[j * k + c];

@@ -44,6 +44,11 @@ static inline float v_maxall(vf a) { return _mm512_reduce_max_ps(a); }
 static inline float v_minall(vf a) { return _mm512_reduce_min_ps(a); }
 static inline vi v_int(vf a) { return _mm512_cvtps_epi32(a); }
 static inline vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
+typedef __m512d vd; /* V / 2 doubles */
+static inline vd d_load(const double *p) { return _mm512_loadu_pd(p); }
+static inline void d_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
+static inline vd d_set(double a) { return _mm512_set1_pd(a); }
+static inline vd d_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 static inline vf v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline vf v_load_bf16(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
@@ -98,6 +103,11 @@ static inline float v_minall(vf a) {
 }
 static inline vi v_int(vf a) { return _mm256_cvtps_epi32(a); }
 static inline vf v_float(vi a) { return _mm256_cvtepi32_ps(a); }
+typedef __m256d vd; /* V / 2 doubles */
+static inline vd d_load(const double *p) { return _mm256_loadu_pd(p); }
+static inline void d_store(double *p, vd a) { _mm256_storeu_pd(p, a); }
+static inline vd d_set(double a) { return _mm256_set1_pd(a); }
+static inline vd d_fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
 static inline vf v_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 static inline vf v_load_bf16(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
@@ -161,6 +171,16 @@ static inline vi v_int(vf a) {
     return r;
 }
 static inline vf v_float(vi a) { V_EACH((float)a.i[k]); }
+#define D_EACH(expr)                                                                                                   \
+    vd r;                                                                                                              \
+    for (int k = 0; k < V / 2; k++) r.d[k] = (expr);                                                                   \
+    return r
+typedef struct vd { double d[V / 2]; } vd;
+static inline vd d_load(const double *p) { D_EACH(p[k]); }
+static inline void d_store(double *p, vd a) { memcpy(p, a.d, sizeof a.d); }
+static inline vd d_set(double a) { D_EACH(a); }
+static inline vd d_fma(vd a, vd b, vd c) { D_EACH(a.d[k] * b.d[k] + c.d[k]); }
+#undef D_EACH
 static inline vf v_load_f16(const uint16_t *p) { V_EACH(flrq_f16_to_f32(p[k])); }
 static inline vf v_load_bf16(const uint16_t *p) { V_EACH(flrq_bf16_to_f32(p[k])); }
 static inline vf v_load_u8(const uint8_t *p) { V_EACH((float)p[k]); }

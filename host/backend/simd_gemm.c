@@ -1,4 +1,5 @@
-/* simd_gemm.c - single-precision matrix product on one thread; compiled once per instruction set (see simd.h).
+/* simd_gemm.c - matrix products on one thread: single precision, and the Gram matrix in double; compiled once per
+ * instruction set (see simd.h).
  *
  * Why not BLAS: a BLAS picks its kernels by CPU model at load time, and one that is older than the CPU falls back to
  * SSE3, five times slower than the machine, with bits that depend on the library. Here an element of C is always the
@@ -162,6 +163,49 @@ static void gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, floa
         }
 }
 
+/* ---- Gram matrix in double -----------------------------------------------------------------------------------------
+ */
+
+enum { VD = V / 2, GRAM_COLS = NV * VD };
+_Static_assert(GRAM_COLS % MR == 0 && (int)GRAM_COLS <= (int)CPU_GRAM_PAD, "blocks of the Gram matrix");
+
+/* g [MR, GRAM_COLS] += sum over k of y(k, i..) y(k, j..); elements with i > j or beyond b are left alone. */
+static void gram_block(double *g, const double *y, int64_t rows, int64_t ld, int64_t i0, int64_t j0, int64_t b) {
+    vd acc[MR][NV];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; v++) acc[i][v] = d_set(0);
+    for (int64_t k = 0; k < rows; k++) {
+        const double *left = y + k * ld + i0, *right = y + k * ld + j0;
+        vd row[NV];
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; v++) row[v] = d_load(right + v * VD);
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; i++) {
+            vd x = d_set(left[i]);
+#pragma GCC unroll 3
+            for (int v = 0; v < NV; v++) acc[i][v] = d_fma(x, row[v], acc[i][v]);
+        }
+    }
+    double sums[MR][GRAM_COLS];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; v++) d_store(&sums[i][v * VD], acc[i][v]);
+    for (int64_t i = i0; i < min64(i0 + MR, b); i++)
+        for (int64_t j = j0 > i ? j0 : i; j < min64(j0 + GRAM_COLS, b); j++) g[i * b + j] += sums[i - i0][j - j0];
+}
+
+static void gram(double *g, const float *y, int64_t rows, int64_t b, double *work) {
+    int64_t ld = (b + GRAM_COLS - 1) / GRAM_COLS * GRAM_COLS;
+    for (int64_t k = 0; k < rows; k++)
+        for (int64_t j = 0; j < ld; j++) work[k * ld + j] = j < b ? (double)y[k * b + j] : 0;
+    for (int64_t i = 0; i < b; i += MR)
+        for (int64_t j = i / GRAM_COLS * GRAM_COLS; j < b; j += GRAM_COLS) gram_block(g, work, rows, ld, i, j, b);
+}
+
 void SIMD_NAME(simd_gemm)(struct cpu_kernels *k) {
     k->gemm = gemm;
+    k->gram = gram;
 }

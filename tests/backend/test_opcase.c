@@ -1,0 +1,105 @@
+/* test_opcase.c - the op-case harness itself: each kind of fault is planted on the face under test and must be
+ * reported.
+ *
+ * Run functions see the face they run on, so they misbehave on "cpu" only and the reference stays good.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "backend/opcase.h"
+#include "core/error.h"
+
+enum { N = 37 };
+static const op_matrix ramp = {.rows = 1, .cols = N, .dense = "F32"};
+
+typedef enum fault {
+    NONE,
+    WRONG_VALUE,
+    UNWRITTEN,
+    AFTER_END,
+    BEFORE_START,
+    INPUT_CHANGED,
+    NOT_A_NUMBER,
+    THREADS_SHOW,
+    INVARIANT,
+    OP_FAILS,
+    NO_OP,
+    HOST_OVERRUN,
+    EXACT_VALUE,
+    UNSUPPORTED,
+    REFERENCE_FAULT
+} fault;
+
+static bool on(const op_run *r, const op_case *c, fault which) {
+    return c->d[0] == which && strcmp(r->be->name, which == REFERENCE_FAULT ? "cpu-ref" : "cpu") == 0;
+}
+
+static flrq_status failing(flrq_backend *be, float *d_x, int64_t count) {
+    return flrq_fail(FLRQ_ERR_SHAPE, "relu: planted");
+}
+
+static void run(op_run *r, const op_case *c) {
+    flrq_operand a = op_operand(r, &ramp);
+    float *out = op_out(r, "out", OP_F32, N, c->d[0] == EXACT_VALUE ? OP_EXACT : OP_MAX, OP_EPS32);
+    double *sum = op_host_out(r, "sum", OP_F64, 1, OP_EACH, 1e-6);
+    if (on(r, c, NO_OP)) return;
+    OP_CALL(r, materialize, out, &a);
+    OP_CALL(r, sum_squares, sum, &a);
+    float nan = NAN, bits;
+    memset(&bits, 0xFF, sizeof bits);
+    if (on(r, c, WRONG_VALUE)) out[N - 1] += 1e-3f;
+    if (on(r, c, EXACT_VALUE)) out[3] = nextafterf(out[3], 9);
+    if (on(r, c, UNWRITTEN)) out[5] = bits;
+    if (on(r, c, AFTER_END)) out[N] = 1;
+    if (on(r, c, BEFORE_START)) out[-1] = 1;
+    if (on(r, c, INPUT_CHANGED)) ((float *)(uintptr_t)a.d_dense)[2] += 1;
+    if (on(r, c, NOT_A_NUMBER) || on(r, c, REFERENCE_FAULT)) out[7] = nan;
+    if (on(r, c, HOST_OVERRUN)) ((char *)(sum + 1))[3] = 0;
+    flrq_device_info info;
+    if (on(r, c, THREADS_SHOW) && r->be->info(r->be, &info) == FLRQ_OK && info.threads == 5)
+        out[9] = nextafterf(out[9], 9); /* within the tolerance, yet not the same bytes */
+    op_expect(r, "invariant", on(r, c, INVARIANT) ? NAN : 0, 1);
+    if (on(r, c, OP_FAILS) || on(r, c, UNSUPPORTED)) {
+        flrq_status (*keep)(flrq_backend *, float *, int64_t) = r->be->relu;
+        r->be->relu = on(r, c, OP_FAILS) ? failing : NULL;
+        OP_CALL(r, relu, out, N);
+        r->be->relu = keep;
+    }
+}
+
+static int failures_of(fault which) {
+    const op_case cases[] = {{"planted", "fault", {which}, run}};
+    const op_table table = {"planted", cases, 1};
+    return op_table_test(&table, "cpu");
+}
+
+static void faults_are_found(void **state) {
+    assert_int_equal(failures_of(NONE), 0);
+    for (int which = WRONG_VALUE; which <= EXACT_VALUE; which++)
+        if (failures_of((fault)which) != 1) fail_msg("planted fault %d was not found", which);
+    assert_int_equal(failures_of(UNSUPPORTED), 0); /* reported as "none", not as a failure */
+    assert_int_equal(failures_of(REFERENCE_FAULT), 1);
+}
+
+static void timing(void **state) {
+    const op_case good = {"planted", "fault", {NONE}, run, OP_BENCH},
+                  bad = {"planted", "fails", {OP_FAILS}, run, OP_BENCH};
+    flrq_backend *be;
+    assert_int_equal(flrq_backend_open(&be, "cpu", 1), FLRQ_OK);
+    op_timing t = op_case_time(&good, be, 0.01);
+    assert_true(t.supported && t.status == FLRQ_OK && t.repeats >= 3 && t.best > 0 && t.median >= t.best);
+    t = op_case_time(&bad, be, 0.01);
+    assert_true(t.supported && t.status == FLRQ_ERR_SHAPE && t.repeats == 0);
+    flrq_backend_close(be);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(faults_are_found), cmocka_unit_test(timing)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
