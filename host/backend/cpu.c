@@ -205,10 +205,11 @@ static size_t meminfo_bytes(const char *key) {
 static flrq_status cpu_info(flrq_backend *be, flrq_device_info *out) {
     cpu_state *state = cpu_of(be);
     memset(out, 0, sizeof *out);
-    char model[80];
+    char model[64];
     if (!proc_field("/proc/cpuinfo", "model name", model, sizeof model)) snprintf(model, sizeof model, "CPU");
-    snprintf(out->name, sizeof out->name, "%s, %d thread%s, %s", model, state->threads, state->threads == 1 ? "" : "s",
-             state->kernels->isa);
+    /* OpenBLAS names the CPU it takes this one for: an old one names an old CPU, and its LAPACK is as slow. */
+    snprintf(out->name, sizeof out->name, "%s, %d thread%s, %s, OpenBLAS for %.16s", model, state->threads,
+             state->threads == 1 ? "" : "s", state->kernels->isa, openblas_get_corename());
     snprintf(out->instruction_set, sizeof out->instruction_set, "%s", state->kernels->isa);
     out->threads = state->threads;
     out->total_bytes = meminfo_bytes("MemTotal");
