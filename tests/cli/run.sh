@@ -1,5 +1,5 @@
 #!/bin/sh
-# run.sh - tests of the program `flrq` against a stand-in library: arguments, tables, messages, exit codes, terminal, signals.
+# run.sh - the program `flrq` against a stand-in library: arguments, tables, messages, exit codes, terminal, signals.
 #
 #   run.sh FLRQ_FAKE PTY            compares with golden/*, exit 1 on any difference
 #   run.sh FLRQ_FAKE PTY --update   writes golden/* anew; read the diff before committing it
@@ -51,7 +51,7 @@ expect() {
     "$@" || bad "$what: $*"
 }
 
-# ---- help -------------------------------------------------------------------------------------------------------------
+# ---- help ------------------------------------------------------------------------------------------------------------
 golden no-command
 golden no-command-json --json
 golden help --help
@@ -67,7 +67,7 @@ golden devices-help devices --help
 golden man help --man
 expect help-width test "$("$fake" quantize --help | awk 'length > 100' | wc -l)" -eq 0
 
-# ---- arguments --------------------------------------------------------------------------------------------------------
+# ---- arguments -------------------------------------------------------------------------------------------------------
 golden args-space quantize echo --out x --bits 8 --tolerance 0.5
 golden args-equals quantize echo --out=x --bits=8 --a-very-long-name-for-an-option=a=b
 golden args-short-out quantize echo -o x
@@ -111,7 +111,7 @@ golden color-garbage inspect MODEL --color blue
 golden out-of-bounds quantize MODEL -o x --bits 9
 golden usage-json quantize MODEL --json --bits 9
 
-# ---- results ----------------------------------------------------------------------------------------------------------
+# ---- results ---------------------------------------------------------------------------------------------------------
 golden quantize quantize MODEL -o OUT
 golden plan plan MODEL
 golden eval eval MODEL
@@ -143,7 +143,7 @@ for command in quantize plan eval inspect compare tokenize; do
     golden "$command-odd-types" "$@" odd-types
 done
 
-# ---- failures ---------------------------------------------------------------------------------------------------------
+# ---- failures --------------------------------------------------------------------------------------------------------
 golden error inspect missing
 golden error-json inspect missing --json
 golden error-quiet inspect missing --quiet
@@ -159,7 +159,7 @@ golden stopped-json quantize stopped -o OUT --json
 golden stopped-eval eval stopped
 golden no-result inspect no-result
 
-# ---- streams ----------------------------------------------------------------------------------------------------------
+# ---- streams ---------------------------------------------------------------------------------------------------------
 exit_code() {
     "$@"
     printf '%s' $? >"$work/code"
@@ -184,7 +184,7 @@ expect broken-pipe-silent test ! -s "$work/err"
 { sleep 0.3; exit_code "$fake" quantize MODEL -o x 2>&1 >"$work/out"; } | :
 expect lost-log test "$(cat "$work/code")" -eq 0
 
-# ---- terminal ---------------------------------------------------------------------------------------------------------
+# ---- terminal --------------------------------------------------------------------------------------------------------
 escape=$(printf '\033')
 return=$(printf '\r')
 began=$(date +%s)
@@ -212,7 +212,7 @@ expect tty-dumb-log test "$(grep -c '^[0-9:]*  block [123]/32' "$work/tty")" -eq
 "$pty" "$fake" quantize slow -o OUT --quiet >"$work/tty"
 expect tty-quiet test "$(wc -l <"$work/tty")" -eq 1
 
-# ---- signals ----------------------------------------------------------------------------------------------------------
+# ---- signals ---------------------------------------------------------------------------------------------------------
 for signal in INT TERM; do
     "$pty" -k $signal forward "$fake" quantize endless -o OUT >"$work/tty"
     expect "stop-$signal" test $? -eq 75
@@ -244,7 +244,7 @@ wait $job
 expect background-TERM test $? -eq 75
 expect background-TERM-note grep -q '^note: stopping after the present unit; again to abort$' "$work/err"
 
-# ---- manual page ------------------------------------------------------------------------------------------------------
+# ---- manual page -----------------------------------------------------------------------------------------------------
 "$fake" help --man >"$work/flrq.1"
 if command -v groff >/dev/null 2>&1; then
     groff -man -Tutf8 -ww "$work/flrq.1" >"$work/page" 2>"$work/err"
