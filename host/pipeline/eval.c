@@ -37,9 +37,8 @@ typedef struct eval {
     int64_t scored, agree;
 } eval;
 
-static flrq_status open_subject(eval *e, subject *s, const char *dir, int flags, int64_t pass) {
+static flrq_status allocate_subject(eval *e, subject *s, int64_t pass) {
     flrq_backend *be = e->be;
-    FLRQ_TRY(flrq_model_open(&s->model, dir, flags));
     FLRQ_TRY(flrq_block_new(&s->block, s->model, be));
     FLRQ_TRY(be->alloc(be, &s->d_workspace, flrq_workspace_bytes(s->model, e->ctx), "the forward workspace"));
     size_t tokens = (size_t)(pass * e->ctx);
@@ -49,11 +48,13 @@ static flrq_status open_subject(eval *e, subject *s, const char *dir, int flags,
 }
 
 static void close_subject(eval *e, subject *s) {
-    flrq_globals_free(s->globals, e->be);
-    e->be->release(e->be, s->d_logits);
-    e->be->release(e->be, s->d_x);
-    e->be->release(e->be, s->d_workspace);
-    flrq_block_free(s->block, e->be);
+    if (e->be) {
+        flrq_globals_free(s->globals, e->be);
+        e->be->release(e->be, s->d_logits);
+        e->be->release(e->be, s->d_x);
+        e->be->release(e->be, s->d_workspace);
+        flrq_block_free(s->block, e->be);
+    }
     flrq_model_close(s->model);
 }
 
@@ -150,22 +151,26 @@ flrq_status flrq_job_eval(const flrq_params *params, flrq_reporter *reporter, js
     const flrq_config *c = &params->config;
     eval e = {.reporter = reporter, .ctx = c->ctx};
     int32_t *ids = NULL;
-    flrq_model *probe = NULL;
     flrq_status status = FLRQ_OK;
     double begin = flrq_seconds();
     int flags = c->lowrank ? 0 : FLRQ_MODEL_NO_ADAPTER;
-    FLRQ_GOTO(flrq_model_open(&probe, c->model, flags));
+    FLRQ_GOTO(flrq_model_open(&e.main.model, c->model, flags));
+    if (c->against) FLRQ_GOTO(flrq_model_open(&e.reference.model, c->against, 0));
+    const flrq_model *model = e.main.model, *reference = e.reference.model;
+    if (reference && reference->vocab != model->vocab)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_SHAPE, "%s has a vocabulary of %lld, %s of %lld; they cannot be compared",
+                            c->model, (long long)model->vocab, c->against, (long long)reference->vocab));
     FLRQ_GOTO(read_input(c, &ids, &e.count));
     for (int64_t i = 0; i < e.count; i++)
-        if (ids[i] >= probe->vocab)
+        if (ids[i] >= model->vocab)
             FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: token %lld has id %d, but vocab_size of %s is %lld",
                                 c->tokens ? c->tokens : c->text, (long long)i, ids[i], c->model,
-                                (long long)probe->vocab));
-    if (probe->max_positions > 0 && e.ctx > probe->max_positions) {
+                                (long long)model->vocab));
+    if (model->max_positions > 0 && e.ctx > model->max_positions) {
         if (flrq_params_given(params, "ctx"))
             flrq_notice(reporter, "windows shortened from %lld to the model's context of %lld tokens", (long long)e.ctx,
-                        (long long)probe->max_positions);
-        e.ctx = probe->max_positions;
+                        (long long)model->max_positions);
+        e.ctx = model->max_positions;
     }
     e.ids = ids;
     e.windows = e.count / e.ctx;
@@ -173,18 +178,12 @@ flrq_status flrq_job_eval(const flrq_params *params, flrq_reporter *reporter, js
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT,
                             "%s: %lld tokens do not fill one window of %lld; give more text or a smaller --ctx",
                             c->tokens ? c->tokens : c->text, (long long)e.count, (long long)e.ctx));
-    int64_t pass = (int64_t)(pass_bytes / ((size_t)(e.ctx * probe->hidden) * sizeof(float)));
+    int64_t pass = (int64_t)(pass_bytes / ((size_t)(e.ctx * model->hidden) * sizeof(float)));
     if (pass < 1) pass = 1;
     if (pass > e.windows) pass = e.windows;
     FLRQ_GOTO(flrq_backend_open(&e.be, c->device, (int)c->threads));
-    FLRQ_GOTO(open_subject(&e, &e.main, c->model, flags, pass));
-    if (c->against) {
-        FLRQ_GOTO(open_subject(&e, &e.reference, c->against, 0, pass));
-        if (e.reference.model->vocab != e.main.model->vocab)
-            FLRQ_GOTO(flrq_fail(FLRQ_ERR_SHAPE, "%s has a vocabulary of %lld, %s of %lld; they cannot be compared",
-                                c->model, (long long)e.main.model->vocab, c->against,
-                                (long long)e.reference.model->vocab));
-    }
+    FLRQ_GOTO(allocate_subject(&e, &e.main, pass));
+    if (reference) FLRQ_GOTO(allocate_subject(&e, &e.reference, pass));
     if (c->dump_logits) {
         int64_t shape[3] = {e.windows, e.ctx, e.main.model->vocab};
         size_t bytes = (size_t)HEAD_TOKENS * (size_t)e.main.model->vocab * sizeof(float);
@@ -212,12 +211,9 @@ flrq_status flrq_job_eval(const flrq_params *params, flrq_reporter *reporter, js
 out:
     flrq_npy_abort(e.dump);
     free(e.host_logits);
-    if (e.be) {
-        close_subject(&e, &e.reference);
-        close_subject(&e, &e.main);
-    }
+    close_subject(&e, &e.reference);
+    close_subject(&e, &e.main);
     flrq_backend_close(e.be);
-    flrq_model_close(probe);
     free(ids);
     return status;
 }

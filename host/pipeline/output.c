@@ -31,6 +31,13 @@ void flrq_factors_name(char out[64], int64_t block) {
     snprintf(out, 64, "lowrank-%05lld.safetensors", (long long)(block + 2));
 }
 
+/* "<dir>/<folder>/<name>"; NULL on out of memory. */
+static char *path_in(const char *dir, const char *folder, const char *name) {
+    char *inner = flrq_path_join(dir, folder), *path = inner ? flrq_path_join(inner, name) : NULL;
+    free(inner);
+    return path;
+}
+
 static int64_t words_of(int64_t cols, int bits) {
     return (cols * bits + 31) / 32;
 }
@@ -210,13 +217,13 @@ out:
 
 flrq_status flrq_output_factors(const char *dir, int64_t block, const flrq_layer *layers, int64_t count,
                                 const flrq_plan *plan, flrq_backend *be, flrq_staging *staging, uint64_t *hash) {
-    char name[64], path[4096];
+    char name[64];
     flrq_shard_writer *w = NULL;
     flrq_status status = FLRQ_OK;
-    int(*handles)[2] = malloc((size_t)(count + 1) * sizeof *handles);
-    if (!handles) return flrq_fail_memory((size_t)count * sizeof *handles, "the factors file");
     flrq_factors_name(name, block);
-    snprintf(path, sizeof path, "%s/.flrq/%s", dir, name);
+    char *path = path_in(dir, ".flrq", name);
+    int(*handles)[2] = malloc((size_t)(count + 1) * sizeof *handles);
+    if (!path || !handles) FLRQ_GOTO(flrq_fail_memory((size_t)count * sizeof *handles, "the factors file"));
     FLRQ_GOTO(flrq_shard_create(&w, path, NULL));
     for (int64_t i = 0; i < count; i++)
         if (layers[i].rank) FLRQ_GOTO(declare_factors(w, &layers[i], plan->fit.factor_dtype, handles[i]));
@@ -234,6 +241,7 @@ flrq_status flrq_output_factors(const char *dir, int64_t block, const flrq_layer
 out:
     flrq_shard_abort(w);
     free(handles);
+    free(path);
     return status;
 }
 
@@ -248,17 +256,18 @@ static flrq_status merge_factors(const char *dir, const flrq_model *model) {
     void *buffer = malloc(BUFFER);
     int *handles = NULL;
     int64_t total = 0;
-    char path[4096], name[64];
-    if (!parts || !buffer) FLRQ_GOTO(flrq_fail_memory(BUFFER, "the adapter"));
+    char *path = path_in(dir, "lowrank", "adapter_model.safetensors"), name[64];
+    if (!parts || !buffer || !path) FLRQ_GOTO(flrq_fail_memory(BUFFER, "the adapter"));
     for (int64_t b = 0; b < model->layers; b++) {
         flrq_factors_name(name, b);
-        snprintf(path, sizeof path, "%s/.flrq/%s", dir, name);
-        FLRQ_GOTO(flrq_checkpoint_open(&parts[b], path));
+        char *part = path_in(dir, ".flrq", name);
+        status = part ? flrq_checkpoint_open(&parts[b], part) : flrq_fail_memory(0, "a path");
+        free(part);
+        if (status != FLRQ_OK) goto out;
         total += parts[b]->n_tensors;
     }
     handles = malloc((size_t)(total + 1) * sizeof *handles);
     if (!handles) FLRQ_GOTO(flrq_fail_memory((size_t)total * sizeof *handles, "the adapter"));
-    snprintf(path, sizeof path, "%s/lowrank/adapter_model.safetensors", dir);
     FLRQ_GOTO(flrq_shard_create(&w, path, NULL));
     total = 0;
     for (int64_t b = 0; b < model->layers; b++)
@@ -277,6 +286,7 @@ static flrq_status merge_factors(const char *dir, const flrq_model *model) {
 out:
     flrq_shard_abort(w);
     free(handles);
+    free(path);
     free(buffer);
     for (int64_t b = 0; parts && b < model->layers; b++) flrq_checkpoint_close(parts[b]);
     free(parts);
@@ -288,9 +298,10 @@ flrq_status flrq_output_adapter(const char *dir, const flrq_model *model, const 
     for (int64_t i = 0; i < model->n_linears; i++)
         if (ranks[i] > largest) largest = ranks[i];
     if (largest == 0) return FLRQ_OK;
-    char path[4096];
-    snprintf(path, sizeof path, "%s/lowrank", dir);
-    FLRQ_TRY(flrq_dir_make(path));
+    char *folder = flrq_path_join(dir, "lowrank");
+    flrq_status status = folder ? flrq_dir_make(folder) : flrq_fail_memory(0, "a path");
+    free(folder);
+    FLRQ_TRY(status);
     FLRQ_TRY(merge_factors(dir, model));
     json_t *targets = json_array(), *pattern = json_object();
     for (int64_t i = 0; i < model->n_linears; i++) {
@@ -301,15 +312,16 @@ flrq_status flrq_output_adapter(const char *dir, const flrq_model *model, const 
     /* Every alpha equals its rank: the factors carry the whole scale, so that engines which ignore the patterns agree.
      */
     json_t *config = json_pack(
-        "{s:s, s:s, s:s, s:b, s:I, s:I, s:f, s:s, s:b, s:b, s:b, s:b, s:n, s:n, s:n, s:o, s:O, s:O}", "peft_type",
-        "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", "..", "inference_mode", 1, "r",
-        (json_int_t)largest, "lora_alpha", (json_int_t)largest, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out",
-        0, "use_rslora", 0, "use_dora", 0, "init_lora_weights", 1, "modules_to_save", "layers_to_transform",
-        "layers_pattern", "target_modules", targets, "rank_pattern", pattern, "alpha_pattern", pattern);
+        "{s:s, s:s, s:n, s:b, s:I, s:I, s:f, s:s, s:b, s:b, s:b, s:b, s:n, s:n, s:n, s:o, s:O, s:O}", "peft_type",
+        "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", "inference_mode", 1, "r", (json_int_t)largest,
+        "lora_alpha", (json_int_t)largest, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 0, "use_rslora", 0,
+        "use_dora", 0, "init_lora_weights", 1, "modules_to_save", "layers_to_transform", "layers_pattern",
+        "target_modules", targets, "rank_pattern", pattern, "alpha_pattern", pattern);
     json_decref(pattern);
     if (!config) return flrq_fail_memory(0, "the adapter's config");
-    snprintf(path, sizeof path, "%s/lowrank/adapter_config.json", dir);
-    flrq_status status = flrq_json_write(path, config);
+    char *path = path_in(dir, "lowrank", "adapter_config.json");
+    status = path ? flrq_json_write(path, config) : flrq_fail_memory(0, "a path");
+    free(path);
     json_decref(config);
     return status;
 }

@@ -205,9 +205,9 @@ json_t *flrq_report_result(const json_t *report) {
     json_object_del(result, "matrices");
     json_object_del(result, "arguments");
     json_object_del(result, "fingerprint");
-    char path[4096];
-    snprintf(path, sizeof path, "%s/report.json", text(report, "out"));
-    json_object_set_new(result, "report", json_string(path));
+    char *path = flrq_path_join(text(report, "out"), "report.json");
+    if (path) json_object_set_new(result, "report", json_string(path));
+    free(path);
     return result;
 }
 
