@@ -48,6 +48,7 @@ enum {
     QUANT_STEPS = 10000,    /* ratios of a grid at most */
     QUANT_BLOCK = 256,      /* columns that are summed in fp32 */
     QUANT_ERROR_LANES = 16, /* partial sums of an error */
+    QUANT_VARIANTS = 3,     /* of a fit at most */
     QUANT_FIT_LANES = 8     /* partial sums of a fit */
 };
 
@@ -144,9 +145,27 @@ static inline quant_candidate quant_at_ratio(const quant_levels *l, quant_range 
     return (quant_candidate){scale, inv, zero, l->down - shift, l->up - shift, lo, hi};
 }
 
-/** Zero point of all trials by fits. */
+/** Number of variants that round one by fits tries: negative scales of a symmetric full grid, neighbours of the zero
+ * point in asymmetric schemes. Round two goes on with the best. */
+static inline int quant_variants(const flrq_scheme *scheme, const flrq_clip *clip) {
+    return !scheme->symmetric ? 3 : quant_signed(scheme, clip) ? 2 : 1;
+}
+
+/** Sign of the scale in a variant. */
+static inline float quant_variant_sign(const quant_levels *l, int variant) {
+    return l->symmetric && variant == 1 ? -1.0f : 1.0f;
+}
+
+/** Zero point in variant 0. */
 static inline float quant_fit_zero(const quant_levels *l, quant_range r) {
     return l->symmetric ? l->middle : quant_nearest(-r.lo, 1.0f / quant_floor(r.scale), l->down, l->up);
+}
+
+/** Zero point in a variant: 0, -1 or +1 from that of variant 0, within the codes. */
+static inline float quant_variant_zero(const quant_levels *l, float zero, int variant) {
+    if (l->symmetric) return zero;
+    zero += variant == 1 ? -1.0f : variant == 2 ? 1.0f : 0.0f;
+    return zero < l->down ? l->down : zero > l->up ? l->up : zero;
 }
 
 /** The candidate with the scale of a fit (of either sign), rounded. */

@@ -117,20 +117,22 @@ static int best_fit(const group *g, quant_candidate c, const float *inv, int cou
 }
 
 static void search_by_fits(winner *best, const group *g, const quant_levels *l, quant_range r, const quant_plan *plan,
-                           bool negative) {
+                           int variants) {
     double mass, norm = norm_of(g, &mass);
     float step = quant_first_step(plan, r, (float)(norm / mass)), inv[16], gain = 0, b = 0, square = 0;
-    quant_candidate c = quant_at_fit(l, r, 1, quant_fit_zero(l, r));
+    quant_candidate c = {0};
     int first = -1;
-    for (int sign = 1; sign >= (negative ? -1 : 1); sign -= 2) {
-        float sign_gain, sign_b, sign_square;
-        for (int i = 0; i < plan->first; i++) inv[i] = (float)sign * quant_first_inv(plan, r, step, i);
-        int i = best_fit(g, c, inv, plan->first, &sign_gain, &sign_b, &sign_square);
-        if (!(sign_gain > gain)) continue;
-        gain = sign_gain;
-        b = sign_b;
-        square = sign_square;
+    for (int variant = 0; variant < variants; variant++) {
+        float sign = quant_variant_sign(l, variant), gain_here, b_here, square_here;
+        quant_candidate here = quant_at_fit(l, r, sign, quant_variant_zero(l, quant_fit_zero(l, r), variant));
+        for (int i = 0; i < plan->first; i++) inv[i] = sign * quant_first_inv(plan, r, step, i);
+        int i = best_fit(g, here, inv, plan->first, &gain_here, &b_here, &square_here);
+        if (!(gain_here > gain)) continue;
+        gain = gain_here;
+        b = b_here;
+        square = square_here;
         first = i;
+        c = here;
     }
     if (first < 0) return;
     float second = quant_second_step(plan, step, first), centre = square / b;
@@ -140,11 +142,12 @@ static void search_by_fits(winner *best, const group *g, const quant_levels *l, 
 }
 
 static winner search(const group *g, const quant_levels *l, quant_range r, const quant_plan *plan,
-                     const flrq_clip *clip, bool negative) {
+                     const flrq_scheme *scheme, const flrq_clip *clip) {
+    bool negative = quant_signed(scheme, clip);
     winner best = {.c = quant_at_ratio(l, r, 1, 1)};
     best.error = error_of(g, &best.c);
     if (clip->search == FLRQ_CLIP_FAST && plan->second > 0) {
-        search_by_fits(&best, g, l, r, plan, negative);
+        search_by_fits(&best, g, l, r, plan, quant_variants(scheme, clip));
     } else if (clip->search != FLRQ_CLIP_NONE) {
         bool grid = clip->search == FLRQ_CLIP_GRID;
         for (int i = 0; i < (grid ? clip->steps : plan->first); i++) {
@@ -176,7 +179,7 @@ static void quantize_group(flrq_codes *out, int64_t i, int64_t index, const grou
         stats->ratio_sum += 1;
         return;
     }
-    winner best = search(g, &l, r, &plan, clip, quant_signed(scheme, clip));
+    winner best = search(g, &l, r, &plan, scheme, clip);
     const quant_candidate *c = &best.c;
     double mass;
     out->scale[index] = c->scale;

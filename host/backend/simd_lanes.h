@@ -44,10 +44,14 @@ static inline vf v_sqrt(vf a) {
 
 /* p[0] p[1] p[0] p[1] .. */
 static inline vf load_pairs(const float *p) {
+#if defined(CPU_ISA_avx512) || defined(CPU_ISA_avx2)
+    double pair;
+    memcpy(&pair, p, sizeof pair);
 #if defined(CPU_ISA_avx512)
-    return _mm512_castpd_ps(_mm512_broadcastsd_pd(_mm_load_sd((const double *)p)));
-#elif defined(CPU_ISA_avx2)
-    return _mm256_castpd_ps(_mm256_broadcast_sd((const double *)p));
+    return _mm512_castpd_ps(_mm512_set1_pd(pair));
+#else
+    return _mm256_castpd_ps(_mm256_set1_pd(pair));
+#endif
 #else
     vf r;
     for (int k = 0; k < V; k++) r.f[k] = p[k & 1];

@@ -28,10 +28,10 @@ typedef struct row {
 
 /* One block of a group, padded with zeros (which add nothing to any sum) to a multiple of LANES. */
 typedef struct block {
-    const float *w, *h;                      /* h NULL: 1 */
-    int n;                                   /* padded */
-    _Alignas(64) float size[QUANT_BLOCK];    /* |w| */
-    _Alignas(64) float most[2][QUANT_BLOCK]; /* QUANT_MAGIC + the largest |q| there; [1] for negative scales */
+    const float *w, *h;                                   /* h NULL: 1 */
+    int n;                                                /* padded */
+    _Alignas(64) float size[QUANT_BLOCK];                 /* |w| */
+    _Alignas(64) float most[QUANT_VARIANTS][QUANT_BLOCK]; /* QUANT_MAGIC + the largest |q| there */
     _Alignas(64) float w_copy[QUANT_BLOCK], h_copy[QUANT_BLOCK];
 } block;
 
@@ -51,7 +51,7 @@ typedef struct lot {
     float b[LANES], c[LANES];                /* sums of the best fit */
     float gain[LANES];                       /* its gain, 0 when there is none */
     float trial[LANES];                      /* its number */
-    float sign[LANES];                       /* of its scale */
+    int variant[GROUPS];                     /* its variant */
     _Alignas(64) float inv[GROUPS][LANES];   /* 1 / scale of trials, in lanes */
     _Alignas(64) float beyond[LANES];        /* weights of this row so far that lie beyond the chosen range */
     block blocks[GROUPS];
@@ -67,7 +67,7 @@ static void lot_clear(lot *t) {
     memset(t->b, 0, sizeof t->b);
     memset(t->c, 0, sizeof t->c);
     memset(t->trial, 0, sizeof t->trial);
-    memset(t->sign, 0, sizeof t->sign);
+    memset(t->variant, 0, sizeof t->variant);
 }
 
 static quant_range range_of(const lot *t, int i) {
@@ -124,16 +124,20 @@ static inline void measure_as(lot *t, int i, bool weighted) {
 
 /* ---- trials by fits -------------------------------------------------------------------------------------------- */
 
-/* Fills size and most for trials of group i. */
-static void block_prepare(block *k, const lot *t, int i, bool both_signs) {
+/* Fills size and most for one variant of group i. */
+static void block_prepare(block *k, const lot *t, int i, int variant) {
     const quant_levels *l = &t->levels;
-    float shift = l->symmetric ? 0 : t->zero[i];
-    const vf above = v_set(QUANT_MAGIC + (l->up - shift)), below = v_set(QUANT_MAGIC - (l->down - shift));
+    float shift = l->symmetric ? 0 : quant_variant_zero(l, t->zero[i], variant);
+    vf above = v_set(QUANT_MAGIC + (l->up - shift)), below = v_set(QUANT_MAGIC - (l->down - shift));
+    if (quant_variant_sign(l, variant) < 0) {
+        vf swap = above;
+        above = below;
+        below = swap;
+    }
     for (int j = 0; j < k->n; j += V) {
         vf w = v_load(k->w + j);
         v_store(k->size + j, v_abs(w));
-        v_store(k->most[0] + j, by_sign(w, below, above));
-        if (both_signs) v_store(k->most[1] + j, by_sign(w, above, below));
+        v_store(k->most[variant] + j, by_sign(w, below, above));
     }
 }
 
@@ -181,8 +185,8 @@ static inline void fit_four(float *b, float *c, const float *inv, const block *k
     }
 }
 
-static inline void fit_block(float *b, float *c, const float *inv, int trials, const block *k, bool negative) {
-    const float *most = k->most[negative];
+static inline void fit_block(float *b, float *c, const float *inv, int trials, const block *k, int variant) {
+    const float *most = k->most[variant];
     if (trials == 4)
         k->h ? fit_four(b, c, inv, k, most, true) : fit_four(b, c, inv, k, most, false);
     else
@@ -190,17 +194,17 @@ static inline void fit_block(float *b, float *c, const float *inv, int trials, c
 }
 
 /* B and C of 4 or 8 trials, in lanes, over a group of any length. */
-static inline void fit(float *b, float *c, const float *inv, int trials, lot *t, int i, bool negative) {
+static inline void fit(float *b, float *c, const float *inv, int trials, lot *t, int i, int variant) {
     block *k = &t->blocks[i];
     if (t->n[i] <= QUANT_BLOCK) {
-        fit_block(b, c, inv, trials, k, negative);
+        fit_block(b, c, inv, trials, k, variant);
         return;
     }
     double sum_b[LANES] = {0}, sum_c[LANES] = {0};
     for (int64_t j = 0; j < t->n[i]; j += QUANT_BLOCK) {
         block_at(k, t, i, j);
-        block_prepare(k, t, i, negative);
-        fit_block(b, c, inv, trials, k, negative);
+        block_prepare(k, t, i, variant);
+        fit_block(b, c, inv, trials, k, variant);
         for (int lane = 0; lane < LANES; lane++) {
             sum_b[lane] += (double)b[lane];
             sum_c[lane] += (double)c[lane];
@@ -213,7 +217,7 @@ static inline void fit(float *b, float *c, const float *inv, int trials, lot *t,
 }
 
 /* Takes the best of 4 or 8 trials, numbers `first` and up, when it gains more than t->gain[i]. */
-static inline void keep_best_fit(lot *t, int i, const float *b, const float *c, int first, int trials, bool negative) {
+static inline void keep_best_fit(lot *t, int i, const float *b, const float *c, int first, int trials, int variant) {
     float gain;
     int lane = best_lane(b, c, &gain);
     if (!(gain > t->gain[i])) return;
@@ -221,7 +225,7 @@ static inline void keep_best_fit(lot *t, int i, const float *b, const float *c, 
     t->b[i] = b[lane];
     t->c[i] = c[lane];
     t->trial[i] = (float)(first + lane / (LANES / trials));
-    t->sign[i] = negative ? -1.0f : 1.0f;
+    t->variant[i] = variant;
 }
 
 /* Sets t->inv to quant_first_inv() of trials `first` .. first + 7. */
@@ -250,23 +254,23 @@ static inline void second_inv(lot *t, const quant_plan *plan) {
 
 /* Each loop over the groups does one kind of work, so that the long latencies (divisions, sums over lanes, the choice)
  * of eight groups run at the same time. */
-static void round_one(lot *t, const quant_plan *plan, bool both_signs) {
+static void round_one(lot *t, const quant_plan *plan, int variants) {
     _Alignas(64) float b[GROUPS][LANES], c[GROUPS][LANES];
     memset(t->gain, 0, sizeof t->gain);
-    for (int negative = 0; negative <= both_signs; negative++)
+    for (int variant = 0; variant < variants; variant++)
         for (int first = 0; first < plan->first; first += 8) {
             first_inv(t, plan, first);
-            for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], 8, t, i, negative);
-            for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], first, 8, negative);
+            for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], 8, t, i, variant);
+            for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], first, 8, variant);
         }
 }
 
 static void round_two(lot *t, const quant_plan *plan) {
     _Alignas(64) float b[GROUPS][LANES], c[GROUPS][LANES];
     second_inv(t, plan);
-    for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], plan->second, t, i, t->sign[i] < 0);
+    for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], plan->second, t, i, t->variant[i]);
     memset(t->gain, 0, sizeof t->gain);
-    for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], 0, plan->second, t->sign[i] < 0);
+    for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], 0, plan->second, t->variant[i]);
 }
 
 /* ---- candidates ------------------------------------------------------------------------------------------------ */
@@ -412,16 +416,22 @@ static inline void before_round_two(lot *t, const quant_plan *plan) {
     }
 }
 
-static void quantize_by_fits(const row *to, lot *t, const quant_plan *plan, bool both_signs) {
+static void quantize_by_fits(const row *to, lot *t, const quant_plan *plan, int variants) {
     candidates nearest, found;
     before_round_one(t, &nearest, plan);
-    for (int i = 0; i < t->count; i++) block_prepare(&t->blocks[i], t, i, both_signs);
-    round_one(t, plan, both_signs);
+    for (int i = 0; i < t->count; i++)
+        for (int variant = 0; variant < variants; variant++) block_prepare(&t->blocks[i], t, i, variant);
+    round_one(t, plan, variants);
     before_round_two(t, plan);
     round_two(t, plan);
+    float zero[LANES] = {0}, sign[LANES] = {0};
+    for (int i = 0; i < t->count; i++) {
+        zero[i] = quant_variant_zero(&t->levels, t->zero[i], t->variant[i]);
+        sign[i] = quant_variant_sign(&t->levels, t->variant[i]);
+    }
     for (int i = 0; i < GROUPS; i += V)
-        set_at_fit(&found, i, &t->levels, v_div(v_load(t->b + i), v_load(t->c + i)), v_load(t->sign + i),
-                   v_load(t->zero + i));
+        set_at_fit(&found, i, &t->levels, v_div(v_load(t->b + i), v_load(t->c + i)), v_load(sign + i),
+                   v_load(zero + i));
     for (int i = 0; i < t->count; i++)
         if (!(t->gain[i] > 0) || !encode(to, t, i, &found, &nearest)) encode(to, t, i, &nearest, NULL);
 }
@@ -554,7 +564,7 @@ static void quantize_row(uint8_t *code, float *scale, uint8_t *zero, const float
         }
         if (t.count < GROUPS && t.n[i] < cols - j0) continue;
         if (by_fits)
-            quantize_by_fits(&to, &t, &plan, both_signs);
+            quantize_by_fits(&to, &t, &plan, quant_variants(scheme, clip));
         else
             quantize_by_errors(&to, &t, &list);
         lot_clear(&t);
