@@ -1,7 +1,7 @@
 /* added_tokens.c - a trie over the bytes of all added tokens, walked from every place where one could start.
  *
  * The rules for the ends are the reference's, including that a token found in white space which the token before it has
- * taken along still counts.
+ * taken along still counts, unless it would take along white space itself.
  */
 #include "text/added_tokens.h"
 
@@ -59,7 +59,12 @@ flrq_status flrq_added_set_add(flrq_added_set *set, flrq_span text, flrq_added_t
     }
     if (set->nodes[node].token >= 0) {
         flrq_added_token *known = &set->tokens[set->nodes[node].token];
-        if (known->id == token.id) *known = token;
+        if (known->id != token.id)
+            return flrq_fail(FLRQ_ERR_UNSUPPORTED,
+                             "the added token with id %d is found by the same text: which one "
+                             "the reference takes is left to chance",
+                             (int)known->id);
+        *known = token;
         return FLRQ_OK;
     }
     set->nodes[node].token = (int32_t)set->count;
@@ -123,6 +128,7 @@ bool flrq_added_next(flrq_added_scan *scan, flrq_added_piece *piece) {
         if (token->lstrip) {
             begin = space_before(text, begin);
             if (begin < scan->done) begin = scan->done;
+            if (begin >= end) continue; /* all of it is white space that the token before has taken */
         }
         if (token->rstrip) end = space_behind(text, end);
         *piece = (flrq_added_piece){token->id, begin, end};

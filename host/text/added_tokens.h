@@ -23,8 +23,8 @@ typedef struct flrq_added_set {
 
 void flrq_added_set_clear(flrq_added_set *set);
 
-/** Adds a token whose text is `text` (1 to FLRQ_ADDED_TOKEN_BYTES_MAX bytes). Of two with one text the first counts;
- *  when they have one id too, the rules of the second. */
+/** Adds a token whose text is `text` (1 to FLRQ_ADDED_TOKEN_BYTES_MAX bytes). Added again with the same id, the
+ *  last rules count; with another id: FLRQ_ERR_UNSUPPORTED, without saying where. */
 flrq_status flrq_added_set_add(flrq_added_set *set, flrq_span text, flrq_added_token token);
 
 /** A piece of a text: a found token, or what lies between (id -1). */

@@ -26,9 +26,10 @@ typedef struct flrq_normalizer {
 void flrq_normalizer_clear(flrq_normalizer *normalizer);
 
 /** Applies `count` normalizers in order to well-formed UTF-8. *out is `text` itself or lies in one of the two work
- * buffers, which are overwritten. *first, on entry: the text starts where the document starts; on return: so does the
- * result (false when something was removed from its beginning), which the "first" scheme of Metaspace asks for. */
+ *  buffers, which are overwritten. *lead, on entry: how many of the first bytes come from the first character of the
+ * document (0 when the text starts later); on return: the same of the result. The "first" scheme of Metaspace asks for
+ * it. */
 flrq_status flrq_normalize(const flrq_normalizer *normalizers, int count, flrq_matcher *matcher, flrq_bytes work[2],
-                           const char *text, size_t bytes, bool *first, const char **out, size_t *out_bytes);
+                           const char *text, size_t bytes, size_t *lead, const char **out, size_t *out_bytes);
 
 #endif

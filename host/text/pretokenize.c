@@ -27,25 +27,29 @@ void flrq_stage_clear(flrq_stage *stage) {
     flrq_regex_free(stage->regex);
 }
 
-static flrq_status run_stage(const run *r, int stage, flrq_span text, bool first);
+static flrq_status run_stage(const run *r, int stage, flrq_span text, size_t lead);
 
-static flrq_status add_prefix(const run *r, int stage, flrq_span text, bool first) {
+static flrq_status add_prefix(const run *r, int stage, flrq_span text, size_t lead) {
     const flrq_stage *s = &r->stages[stage];
     flrq_bytes *to = &r->work[stage];
     flrq_span mark = {s->mark, s->mark_bytes};
     bool starts = text.bytes >= mark.bytes && memcmp(text.data, mark.data, mark.bytes) == 0;
+    size_t out_lead = lead;
     to->count = 0;
     if (!starts && text.data[0] != ' ' &&
-        (s->scheme == FLRQ_PREFIX_ALWAYS || (s->scheme == FLRQ_PREFIX_FIRST && first)))
+        (s->scheme == FLRQ_PREFIX_ALWAYS || (s->scheme == FLRQ_PREFIX_FIRST && lead))) {
         FLRQ_TRY(flrq_bytes_append(to, mark.data, mark.bytes));
+        if (lead) out_lead += mark.bytes;
+    }
     for (const char *at = text.data, *end = text.data + text.bytes; at < end;) {
         const char *space = memchr(at, ' ', (size_t)(end - at));
         FLRQ_TRY(flrq_bytes_append(to, at, (size_t)((space ? space : end) - at)));
         if (!space) break;
+        if ((size_t)(space - text.data) < lead) out_lead += mark.bytes - 1;
         FLRQ_TRY(flrq_bytes_append(to, mark.data, mark.bytes));
         at = space + 1;
     }
-    return run_stage(r, stage + 1, (flrq_span){to->data, to->count}, first);
+    return run_stage(r, stage + 1, (flrq_span){to->data, to->count}, out_lead);
 }
 
 /* Joins the pieces between and at matches as the behavior of the stage asks. One piece is held back until it is known
@@ -54,14 +58,15 @@ typedef struct splitter {
     const run *r;
     int stage;
     flrq_span text;
-    bool first;
+    size_t lead;
     bool holding, held_is_match;
     size_t begin, end;
 } splitter;
 
 static flrq_status send(const splitter *s, size_t begin, size_t end) {
     if (begin == end) return FLRQ_OK;
-    return run_stage(s->r, s->stage + 1, (flrq_span){s->text.data + begin, end - begin}, s->first && begin == 0);
+    size_t lead = s->lead <= begin ? 0 : (s->lead < end ? s->lead : end) - begin;
+    return run_stage(s->r, s->stage + 1, (flrq_span){s->text.data + begin, end - begin}, lead);
 }
 
 static flrq_status add_piece(splitter *s, size_t begin, size_t end, bool is_match) {
@@ -93,9 +98,9 @@ static flrq_status add_piece(splitter *s, size_t begin, size_t end, bool is_matc
     return FLRQ_OK;
 }
 
-static flrq_status split(const run *r, int stage, flrq_span text, bool first) {
+static flrq_status split(const run *r, int stage, flrq_span text, size_t lead) {
     const flrq_stage *s = &r->stages[stage];
-    splitter pieces = {.r = r, .stage = stage, .text = text, .first = first};
+    splitter pieces = {.r = r, .stage = stage, .text = text, .lead = lead};
     flrq_search search = {.regex = s->regex, .text = text.data, .bytes = text.bytes};
     size_t done = 0;
     for (;;) {
@@ -110,7 +115,7 @@ static flrq_status split(const run *r, int stage, flrq_span text, bool first) {
     return pieces.holding ? send(&pieces, pieces.begin, pieces.end) : FLRQ_OK;
 }
 
-static flrq_status run_stage(const run *r, int stage, flrq_span text, bool first) {
+static flrq_status run_stage(const run *r, int stage, flrq_span text, size_t lead) {
     if (text.bytes == 0) return FLRQ_OK;
     if (stage == r->count) return r->emit(r->user, text);
     if (text.bytes > *r->budget)
@@ -119,23 +124,25 @@ static flrq_status run_stage(const run *r, int stage, flrq_span text, bool first
     *r->budget -= text.bytes;
     switch (r->stages[stage].kind) {
     case FLRQ_STAGE_PREFIX:
-        return add_prefix(r, stage, text, first);
+        return add_prefix(r, stage, text, lead);
     case FLRQ_STAGE_SPLIT:
-        return split(r, stage, text, first);
+        return split(r, stage, text, lead);
     case FLRQ_STAGE_BYTE_MAP:
         break;
     }
     flrq_bytes *to = &r->work[stage];
     to->count = 0;
-    FLRQ_TRY(flrq_byte_map(to, text.data, text.bytes));
-    return run_stage(r, stage + 1, (flrq_span){to->data, to->count}, first);
+    FLRQ_TRY(flrq_byte_map(to, text.data, lead));
+    size_t out_lead = to->count;
+    FLRQ_TRY(flrq_byte_map(to, text.data + lead, text.bytes - lead));
+    return run_stage(r, stage + 1, (flrq_span){to->data, to->count}, out_lead);
 }
 
 flrq_status flrq_pretokenize(const flrq_stage *stages, int count, flrq_matcher *matcher, flrq_bytes *work,
-                             flrq_span text, bool first, flrq_word_fn emit, void *user) {
+                             flrq_span text, size_t lead, flrq_word_fn emit, void *user) {
     size_t stage_count = count > 0 ? (size_t)count : 1, budget = SIZE_MAX;
     if (text.bytes < (SIZE_MAX - GROWTH_FREE) / GROWTH_MAX / stage_count)
         budget = GROWTH_FREE + GROWTH_MAX * stage_count * text.bytes;
     run r = {stages, count, matcher, work, emit, user, text.bytes, &budget};
-    return run_stage(&r, 0, text, first);
+    return run_stage(&r, 0, text, lead);
 }

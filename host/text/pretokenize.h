@@ -44,9 +44,9 @@ void flrq_stage_clear(flrq_stage *stage);
 /** Receives the words, in order; none is empty. */
 typedef flrq_status (*flrq_word_fn)(void *user, flrq_span word);
 
-/** Sends `text` (well-formed UTF-8) through the stages. `first`: it starts where the document starts. `work` holds a
- * buffer for each of the `count` stages. */
+/** Sends `text` (well-formed UTF-8) through the stages. `lead`: how many of its first bytes come from the first
+ * character of the document. `work` holds a buffer for each of the `count` stages. */
 flrq_status flrq_pretokenize(const flrq_stage *stages, int count, flrq_matcher *matcher, flrq_bytes *work,
-                             flrq_span text, bool first, flrq_word_fn emit, void *user);
+                             flrq_span text, size_t lead, flrq_word_fn emit, void *user);
 
 #endif

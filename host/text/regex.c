@@ -14,7 +14,7 @@
 
 enum {
     PATTERN_BYTES_MAX = 1 << 16,
-    MATCH_LIMIT = 10 * 1000 * 1000,
+    MATCH_LIMIT = 10 * 1000 * 1000, /* steps of one match beyond those that its text's length explains */
     HEAP_LIMIT_KIB = 64 << 10,
     JIT_STACK_START = 32 << 10,
     JIT_STACK_MAX = 16 << 20
@@ -99,8 +99,6 @@ flrq_status flrq_matcher_new(flrq_matcher **out) {
         flrq_matcher_free(matcher);
         return flrq_fail_memory(JIT_STACK_START, "regular expressions");
     }
-    pcre2_set_match_limit(matcher->context, MATCH_LIMIT);
-    pcre2_set_depth_limit(matcher->context, MATCH_LIMIT);
     pcre2_set_heap_limit(matcher->context, HEAP_LIMIT_KIB);
     /* NULL where PCRE2 has no JIT: then the stack is not used either. */
     matcher->stack = pcre2_jit_stack_create(JIT_STACK_START, JIT_STACK_MAX, NULL);
@@ -118,7 +116,10 @@ void flrq_matcher_free(flrq_matcher *matcher) {
 }
 
 flrq_status flrq_search_next(flrq_search *search, flrq_matcher *matcher, bool *found) {
+    size_t steps = search->bytes < UINT32_MAX / 4 ? MATCH_LIMIT + 2 * search->bytes : UINT32_MAX;
     *found = false;
+    pcre2_set_match_limit(matcher->context, (uint32_t)steps);
+    pcre2_set_depth_limit(matcher->context, (uint32_t)steps);
     while (search->from <= search->bytes) {
         int rc = pcre2_match(search->regex->code, (PCRE2_SPTR)search->text, search->bytes, search->from,
                              PCRE2_NO_UTF_CHECK, matcher->data, matcher->context);

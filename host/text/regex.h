@@ -11,9 +11,8 @@
 #include "text/buffer.h"
 
 typedef enum flrq_regex_syntax {
-    FLRQ_REGEX_RUBY,    /* as in tokenizer.json: translated */
-    FLRQ_REGEX_LITERAL, /* the pattern is the text to find */
-    FLRQ_REGEX_PCRE     /* written here, for PCRE2 */
+    FLRQ_REGEX_RUBY,   /* as in tokenizer.json: translated */
+    FLRQ_REGEX_LITERAL /* the pattern is the text to find */
 } flrq_regex_syntax;
 
 typedef struct flrq_regex flrq_regex;

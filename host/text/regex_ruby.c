@@ -1,10 +1,11 @@
 /* regex_ruby.c - rewrites Oniguruma's Ruby syntax for PCRE2.
  *
  * Most of a pattern means the same in both and is copied. Rewritten: \s \w \h \v and their complements (PCRE2's \s has
- * U+180E, its \w lacks marks, its \h and \v are something else), \b (built on \w), \p{...} (long names; a script in
- * PCRE2 would include its extensions), POSIX brackets, sets within sets, \uHHHH, (?m), {,n}, and {n,m}+ (a repeated
- * repeat, not a possessive one). Refused, because PCRE2 would read it differently: set intersection &&, negated sets
- * within sets, options in the middle, (*...), \G \K \X \y and unknown letters.
+ * U+180E, its \w lacks marks, its \h and \v are something else; Oniguruma's \w has the fractions and superscripts of
+ * Latin-1, but not in brackets), \b (built on \w), \p{...} (long names; a script in PCRE2 would include its
+ * extensions), POSIX brackets, sets within sets, \uHHHH, (?m), {,n}, and {n,m}+ (a repeated repeat, not a possessive
+ * one). Refused, because PCRE2 would read it differently: set intersection &&, negated sets within sets, options in the
+ * middle, (*...), \G \K \X \y and unknown letters.
  */
 #include "text/regex_ruby.h"
 
@@ -15,13 +16,15 @@
 #include <stdio.h>
 #include <string.h>
 #include "text/unicode.h"
+#include "text/unicode_later.h"
 
 enum { DEPTH_MAX = 64 };
 
 #define SET_SPACE                                                                                                      \
     "\\x{09}-\\x{0d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define SET_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-#define SET_HEX  "0-9A-Fa-f"
+#define SET_WORD        "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define SET_WORD_LATIN1 "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* word characters outside of brackets only */
+#define SET_HEX         "0-9A-Fa-f"
 
 /* Names for \p{...} and [[:...:]] whose contents PCRE2 does not know under that name, as the inside of a bracket. */
 static const struct {
@@ -52,15 +55,20 @@ static const struct {
     {"Space", SET_SPACE},
     {"Word", SET_WORD},
     {"XDigit", SET_HEX},
-    {"Punct", "\\p{P}$+<=>^`|~"},
+    {"Punct", "\\p{P}"}, /* as a POSIX bracket: with symbols */
 };
 
 typedef struct translation {
     const char *where;
     const char *pattern, *at, *end;
     flrq_bytes *out;
-    size_t atom;              /* where in *out the thing starts that a quantifier would repeat; NO_ATOM: none */
-    size_t groups[DEPTH_MAX]; /* where the open groups start */
+    size_t atom;   /* where in *out the thing starts that a quantifier would repeat; NO_ATOM: none */
+    bool caseless; /* within (?i */
+    char letter;   /* the letter just copied, if caseless: two of them may fold to one character */
+    struct {
+        size_t start;
+        bool caseless;   /* as it was before */
+    } groups[DEPTH_MAX]; /* the open groups */
     int depth;
 } translation;
 
@@ -84,20 +92,50 @@ static bool next_is(const translation *t, const char *text) {
     return (size_t)(t->end - t->at) >= length && memcmp(t->at, text, length) == 0;
 }
 
+/* The members of a set: those PCRE2 knows and, for categories, those its tables may be too old for. */
+static flrq_status put_members(translation *t, const char *set) {
+    FLRQ_TRY(put(t, set));
+    for (const char *at = strstr(set, "\\p{"); at; at = strstr(at + 1, "\\p{")) {
+        const char *category = at + 3;
+        size_t letters = strcspn(category, "}");
+        uint32_t first, last;
+        char text[32];
+        if (strncmp(category, "Alphabetic", letters) == 0) letters = 1, category = "L";
+        if (letters > 2) continue;
+        for (int next = 0; flrq_later_range(category, letters, &next, &first, &last);) {
+            snprintf(text, sizeof text, "\\x{%x}-\\x{%x}", (unsigned)first, (unsigned)last);
+            FLRQ_TRY(put(t, text));
+        }
+    }
+    return FLRQ_OK;
+}
+
 /* A set outside of a bracket becomes a bracket. Inside it is spliced in; its complement only where PCRE2 has one. */
 static flrq_status put_set(translation *t, const char *at, const char *set, bool negated, bool inside) {
     if (!inside) {
         FLRQ_TRY(put(t, negated ? "[^" : "["));
-        FLRQ_TRY(put(t, set));
+        FLRQ_TRY(put_members(t, set));
+        if (strcmp(set, SET_WORD) == 0) FLRQ_TRY(put(t, SET_WORD_LATIN1));
         return put(t, "]");
     }
-    if (!negated) return put(t, set);
+    if (!negated) return put_members(t, set);
     if (strcmp(set, SET_SPACE) == 0) return put(t, "\\S\\x{180e}");
     if (strncmp(set, "\\p{", 3) == 0 && !strchr(set + 1, '\\')) { /* one property: \p becomes \P */
         FLRQ_TRY(put(t, "\\P"));
         return put(t, set + 2);
     }
     return refuse(t, at, "the complement of a compound set within brackets");
+}
+
+/* \b or \B. */
+static flrq_status put_boundary(translation *t, bool negated) {
+    static const char *const around[2][4] = {{"(?:(?<=", ")(?!", ")|(?<!", ")(?="},
+                                             {"(?:(?<=", ")(?=", ")|(?<!", ")(?!"}};
+    for (int i = 0; i < 4; i++) {
+        FLRQ_TRY(put(t, around[negated][i]));
+        FLRQ_TRY(put_set(t, t->at, SET_WORD, false, false));
+    }
+    return put(t, "))");
 }
 
 /* Compares names as Unicode does: without case, spaces, hyphens and underscores. */
@@ -141,6 +179,9 @@ static flrq_status put_property(translation *t, const char *at, bool negated, bo
     for (size_t i = 0; i < bytes; i++)
         if (!isalnum((unsigned char)name[i]) && !is_one_of(name[i], " -_")) return refuse(t, at, "this property name");
     if (bytes == 0 || bytes > 40) return refuse(t, at, "a property name of this length");
+    static const char *const cased[] = {"Lu", "Ll", "Lt", "Upper", "Lower", "Uppercase", "Lowercase"};
+    for (size_t i = 0; i < sizeof cased / sizeof *cased; i++)
+        if (t->caseless && same_name(name, bytes, cased[i])) return refuse(t, at, "a case without regard to case");
     const char *known = find_set(name, bytes);
     if (!known) {
         snprintf(set, sizeof set, "\\p{%s%.*s}", bytes > 2 && is_script(name, bytes) ? "sc:" : "", (int)bytes, name);
@@ -164,8 +205,25 @@ static int read_digits(translation *t, int base, int most, uint32_t *value) {
 
 static flrq_status put_code(translation *t, uint32_t code) {
     char text[16];
+    if (t->caseless && code >= 0x80) return refuse(t, t->at, "a character beyond ASCII without regard to case");
     snprintf(text, sizeof text, "\\x{%x}", (unsigned)code);
     return put(t, text);
+}
+
+/* Copies the character at t->at. Without regard to case Oniguruma also folds letters together (ss matches sharp s, fi
+ * the ligature), which PCRE2 does not. */
+static flrq_status put_char(translation *t) {
+    static const char *const folding[] = {"ss", "ff", "fi", "fl", "st"};
+    const char *at = t->at;
+    t->at += flrq_utf8_length(*at);
+    if (t->caseless) {
+        char pair[3] = {t->letter, (char)tolower((unsigned char)*at), 0};
+        if ((unsigned char)*at >= 0x80) return refuse(t, at, "a character beyond ASCII without regard to case");
+        for (size_t i = 0; i < sizeof folding / sizeof *folding; i++)
+            if (strcmp(pair, folding[i]) == 0) return refuse(t, at, "a ligature's letters without regard to case");
+        t->letter = pair[1];
+    }
+    return flrq_bytes_append(t->out, at, (size_t)(t->at - at));
 }
 
 /* \xHH, \x{H...}, \uHHHH, \0oo; t->at is behind the letter. Bytes from 0x80 would be parts of characters: refused. */
@@ -245,9 +303,8 @@ static flrq_status put_escape(translation *t, bool inside, bool *is_set) {
         case 'R':
             return flrq_bytes_append(t->out, at, 2);
         case 'b':
-            return put(t, "(?:(?<=[" SET_WORD "])(?![" SET_WORD "])|(?<![" SET_WORD "])(?=[" SET_WORD "]))");
         case 'B':
-            return put(t, "(?:(?<=[" SET_WORD "])(?=[" SET_WORD "])|(?<![" SET_WORD "])(?![" SET_WORD "]))");
+            return put_boundary(t, c == 'B');
         default:
             break;
         }
@@ -282,7 +339,8 @@ static flrq_status put_bracket(translation *t, int depth) {
             while (close < t->end && isalpha((unsigned char)*close)) close++;
             const char *set = find_set(name, (size_t)(close - name));
             if (!set || t->end - close < 2 || memcmp(close, ":]", 2) != 0) return refuse(t, at, "this POSIX bracket");
-            FLRQ_TRY(put(t, set));
+            FLRQ_TRY(put_members(t, set));
+            if (same_name(name, (size_t)(close - name), "Punct")) FLRQ_TRY(put_members(t, "\\p{S}"));
             t->at = close + 2;
             is_set = true;
         } else if (*at == '[') {
@@ -297,9 +355,9 @@ static flrq_status put_bracket(translation *t, int depth) {
                                    (*t->at == '\\' && t->at + 1 < t->end && is_one_of(t->at[1], "dDsSwWhHpP")));
             FLRQ_TRY(put(t, after_set || before_set || at == open ? "\\-" : "-"));
         } else {
-            t->at += flrq_utf8_length(*at);
+            t->letter = 0;
             if (*at == ']' || *at == '^') FLRQ_TRY(put(t, "\\"));
-            FLRQ_TRY(flrq_bytes_append(t->out, at, (size_t)(t->at - at)));
+            FLRQ_TRY(put_char(t));
         }
         after_set = is_set;
     }
@@ -318,7 +376,8 @@ static flrq_status put_group(translation *t) {
         t->at = close + 1;
         return FLRQ_OK;
     }
-    t->groups[t->depth++] = t->out->count;
+    t->groups[t->depth].start = t->out->count;
+    t->groups[t->depth++].caseless = t->caseless;
     t->atom = NO_ATOM;
     if (!next_is(t, "(?")) {
         t->at++;
@@ -339,10 +398,15 @@ static flrq_status put_group(translation *t) {
     /* Options. (?i) alone covers the rest of the group with its alternatives in Ruby: the same only at the very start.
      */
     FLRQ_TRY(put(t, "(?"));
+    bool on = true;
     for (t->at += 2; t->at < t->end; t->at++) {
         char c = *t->at;
         if (c == 'i' || c == '-') {
             FLRQ_TRY(flrq_bytes_append(t->out, &c, 1));
+            if (c == '-')
+                on = false;
+            else
+                t->caseless = on;
         } else if (c == 'm') {
             FLRQ_TRY(put(t, "s")); /* Ruby's m: the dot matches newlines */
         } else if (c == ':') {
@@ -428,7 +492,8 @@ flrq_status flrq_regex_translate(flrq_bytes *out, const char *where, const char 
             break;
         case ')':
             if (t.depth == 0) return refuse(&t, at, "a closing parenthesis too many");
-            t.atom = t.groups[--t.depth];
+            t.atom = t.groups[--t.depth].start;
+            t.caseless = t.groups[t.depth].caseless;
             t.at++;
             FLRQ_TRY(put(&t, ")"));
             break;
@@ -453,11 +518,12 @@ flrq_status flrq_regex_translate(flrq_bytes *out, const char *where, const char 
             t.atom = NO_ATOM;
             break;
         default:
-            t.at += flrq_utf8_length(*at);
-            FLRQ_TRY(flrq_bytes_append(out, at, (size_t)(t.at - at)));
+            FLRQ_TRY(put_char(&t));
             t.atom = start;
+            continue;
             break;
         }
+        t.letter = 0;
     }
     if (t.depth) return refuse(&t, t.end, "a group without end");
     return FLRQ_OK;

@@ -110,20 +110,26 @@ flrq_status flrq_tokenizer_add_token(flrq_tokenizer *tokenizer, const char *wher
     if (text.bytes > FLRQ_ADDED_TOKEN_BYTES_MAX)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s: a text of %zu bytes, at most %d are supported", where, text.bytes,
                          FLRQ_ADDED_TOKEN_BYTES_MAX);
-    if (!normalized) return flrq_added_set_add(&tokenizer->raw, text, token);
+    if (!normalized) {
+        flrq_status added = flrq_added_set_add(&tokenizer->raw, text, token);
+        return added == FLRQ_OK ? FLRQ_OK : flrq_trace(added, "%s", where);
+    }
     flrq_matcher *matcher = NULL;
     flrq_bytes work[2] = {{0}};
-    bool first = false;
+    size_t lead = 0;
     flrq_span form;
     flrq_status status = flrq_matcher_new(&matcher);
     if (status == FLRQ_OK)
         status = flrq_normalize(tokenizer->normalizers, tokenizer->n_normalizers, matcher, work, text.data, text.bytes,
-                                &first, &form.data, &form.bytes);
+                                &lead, &form.data, &form.bytes);
     if (status == FLRQ_OK && form.bytes == 0)
         status = flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s: the normalizer leaves nothing of it", where);
     if (status == FLRQ_OK && form.bytes > 4 * FLRQ_ADDED_TOKEN_BYTES_MAX)
         status = flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s: the normalizer makes %zu bytes of it", where, form.bytes);
-    if (status == FLRQ_OK) status = flrq_added_set_add(&tokenizer->normalized, form, token);
+    if (status == FLRQ_OK) {
+        status = flrq_added_set_add(&tokenizer->normalized, form, token);
+        if (status != FLRQ_OK) flrq_trace(status, "%s", where);
+    }
     flrq_matcher_free(matcher);
     free(work[0].data);
     free(work[1].data);
@@ -173,16 +179,19 @@ static flrq_status encode_stretch(flrq_encoder *encoder, const char *text, size_
     const flrq_tokenizer *t = encoder->tokenizer;
     flrq_added_scan scan = {.set = &t->normalized};
     flrq_added_piece piece;
+    size_t lead = first && bytes ? flrq_utf8_length(*text) : 0;
     FLRQ_TRY(flrq_normalize(t->normalizers, t->n_normalizers, encoder->matcher, encoder->normalizing, text, bytes,
-                            &first, &scan.text.data, &scan.text.bytes));
+                            &lead, &scan.text.data, &scan.text.bytes));
     while (flrq_added_next(&scan, &piece)) {
         if (piece.id >= 0) {
             FLRQ_TRY(flrq_ids_push(encoder->ids, piece.id));
             continue;
         }
         flrq_span between = {scan.text.data + piece.begin, piece.end - piece.begin};
-        FLRQ_TRY(flrq_pretokenize(t->stages, t->n_stages, encoder->matcher, encoder->cutting, between,
-                                  first && piece.begin == 0, encode_word, encoder));
+        size_t between_lead = lead <= piece.begin ? 0 : lead - piece.begin;
+        if (between_lead > between.bytes) between_lead = between.bytes;
+        FLRQ_TRY(flrq_pretokenize(t->stages, t->n_stages, encoder->matcher, encoder->cutting, between, between_lead,
+                                  encode_word, encoder));
     }
     return FLRQ_OK;
 }

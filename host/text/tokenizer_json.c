@@ -164,6 +164,7 @@ static flrq_status read_normalizer(const reader *r, const char *part, const json
     if (strcmp(type, "Prepend") == 0) {
         n->kind = FLRQ_NORMALIZE_PREPEND;
         FLRQ_TRY(get_string(r, where, component, "prepend", &text));
+        if (text.bytes == 0) return bad_member(r, where, "prepend", "a text: it is empty");
         return flrq_bytes_append(&n->text, text.data, text.bytes);
     }
     if (strcmp(type, "Replace") == 0) {
@@ -244,19 +245,24 @@ static flrq_status read_metaspace(const reader *r, const char *where, const json
 static flrq_status add_fixed(const reader *r, const char *where, const char *pattern, flrq_split_behavior behavior,
                              bool invert) {
     char message[WHERE_BYTES];
-    return flrq_tokenizer_add_split(r->tokenizer, full_where(message, r, where), FLRQ_REGEX_PCRE, pattern,
+    return flrq_tokenizer_add_split(r->tokenizer, full_where(message, r, where), FLRQ_REGEX_RUBY, pattern,
                                     strlen(pattern), behavior, invert);
 }
 
 static flrq_status read_pre_tokenizer(const reader *r, const char *part, const json_t *component, int depth) {
-    /* The reference's own classes (Rust's): \w with the joiners, White_Space. */
-    static const char words[] = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}]+|"
-                                "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}\\t-\\r \\x{85}\\x{a0}\\x{1680}"
-                                "\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}]+";
-    static const char space[] =
-        "[\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}"
-        "\\x{3000}]";
-    static const char punctuation[] = "[\\p{P}$+<=>^`|~]"; /* with ASCII's symbols */
+    static const char words[] = "[\\w\\x{200c}\\x{200d}]+|[^\\w\\s\\x{200c}\\x{200d}]+"; /* joiners count as letters */
+    /* ASCII punctuation and symbols, and punctuation as of Unicode 8: the reference's table ends there. */
+    static const char punctuation[] =
+        "(?!["
+        "\\x{61d}\\x{9fd}\\x{a76}\\x{c77}\\x{c84}\\x{1b4e}-\\x{1b4f}\\x{1b7d}-\\x{1b7f}"
+        "\\x{2e43}-\\x{2e4f}\\x{2e52}-\\x{2e5d}\\x{10d6e}\\x{10ead}\\x{10f55}-\\x{10f59}"
+        "\\x{10f86}-\\x{10f89}\\x{113d4}-\\x{113d5}\\x{113d7}-\\x{113d8}\\x{1144b}-\\x{1144f}"
+        "\\x{1145a}-\\x{1145b}\\x{1145d}\\x{11660}-\\x{1166c}\\x{116b9}\\x{1183b}\\x{11944}-\\x{11946}"
+        "\\x{119e2}\\x{11a3f}-\\x{11a46}\\x{11a9a}-\\x{11a9c}\\x{11a9e}-\\x{11aa2}\\x{11b00}-\\x{11b09}"
+        "\\x{11be1}\\x{11c41}-\\x{11c45}\\x{11c70}-\\x{11c71}\\x{11ef7}-\\x{11ef8}\\x{11f43}-\\x{11f4f}"
+        "\\x{11fff}\\x{12ff1}-\\x{12ff2}\\x{16d6d}-\\x{16d6f}\\x{16e97}-\\x{16e9a}\\x{16fe2}\\x{1e5ff}"
+        "\\x{1e95e}-\\x{1e95f}])"
+        "[\\p{P}\\x{166d}\\x{111c9}$+<=>^`|~]";
     char where[WHERE_BYTES], message[WHERE_BYTES];
     const char *type;
     bool flag = false, use_regex = true;
@@ -288,7 +294,7 @@ static flrq_status read_pre_tokenizer(const reader *r, const char *part, const j
         return add_fixed(r, where, punctuation, behavior, false);
     }
     if (strcmp(type, "Whitespace") == 0) return add_fixed(r, where, words, FLRQ_SPLIT_REMOVED, true);
-    if (strcmp(type, "WhitespaceSplit") == 0) return add_fixed(r, where, space, FLRQ_SPLIT_REMOVED, false);
+    if (strcmp(type, "WhitespaceSplit") == 0) return add_fixed(r, where, "\\s", FLRQ_SPLIT_REMOVED, false);
     return not_supported(r, where);
 }
 
@@ -434,9 +440,9 @@ static flrq_status read_model(const reader *r, json_t *model) {
  */
 
 /* The id of an added token is that of its text in the vocabulary. A text that is not there gets the next id behind the
- * vocabulary and the added tokens before it (`*largest`); the file's own "id" is what the reference only compares.
+ * vocabulary and the tokens added before it (`*next_id`); the file's own "id" is what the reference only compares.
  * Where the two differ nobody knows which id the checkpoint was trained with. */
-static flrq_status read_added_token(const reader *r, size_t index, const json_t *token, int64_t *largest) {
+static flrq_status read_added_token(const reader *r, size_t index, const json_t *token, int64_t *next_id) {
     char part[64], message[WHERE_BYTES], quoted[64];
     flrq_span text;
     bool normalized = false, special = false;
@@ -453,11 +459,7 @@ static flrq_status read_added_token(const reader *r, size_t index, const json_t 
     FLRQ_TRY(get_bool(r, part, token, "special", &special));
     if (text.bytes == 0) return FLRQ_OK; /* never found, as in the reference */
     added.id = flrq_bpe_find(r->tokenizer->bpe, text);
-    if (added.id < 0) {
-        int64_t count = flrq_bpe_count(r->tokenizer->bpe);
-        added.id = (int32_t)(*largest >= count ? *largest + 1 : count);
-    }
-    if (added.id > *largest) *largest = added.id;
+    if (added.id < 0) added.id = (int32_t)(*next_id)++;
     if (added.id != id)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "file %s: %s \"%s\" says id %d, but by the vocabulary it is %d; " REMEDY,
                          r->path, part, flrq_text_quote(quoted, text.data), (int)id, (int)added.id);
@@ -467,11 +469,11 @@ static flrq_status read_added_token(const reader *r, size_t index, const json_t 
 }
 
 static flrq_status read_added_tokens(const reader *r, const json_t *tokens) {
-    int64_t largest = -1;
+    int64_t next_id = flrq_bpe_count(r->tokenizer->bpe);
     if (!tokens) return FLRQ_OK;
     if (!json_is_array(tokens)) return flrq_fail(FLRQ_ERR_FORMAT, "file %s: added_tokens is not an array", r->path);
     for (size_t i = 0; i < json_array_size(tokens); i++)
-        FLRQ_TRY(read_added_token(r, i, json_array_get(tokens, i), &largest));
+        FLRQ_TRY(read_added_token(r, i, json_array_get(tokens, i), &next_id));
     return FLRQ_OK;
 }
 

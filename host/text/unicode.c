@@ -3,6 +3,7 @@
 
 #include <string.h>
 #include <utf8proc.h>
+#include "text/unicode_later.h"
 
 size_t flrq_utf8_check(const char *text, size_t bytes) {
     const unsigned char *s = (const unsigned char *)text;
@@ -79,27 +80,17 @@ bool flrq_is_space(uint32_t code) {
 }
 
 bool flrq_is_mark(uint32_t code) {
-    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)code);
-    return category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME;
+    if (code == 0x1cf2 || code == 0x1cf3)
+        return true; /* letters since Unicode 12, which the normalizer does not know */
+    return utf8proc_category_string((utf8proc_int32_t)code)[0] == 'M' && !flrq_is_unknown_form(code);
 }
 
 bool flrq_is_word(uint32_t code) {
-    switch (utf8proc_category((utf8proc_int32_t)code)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC:
+    const char *category = utf8proc_category_string((utf8proc_int32_t)code);
+    if (strcmp(category, "Cn") == 0) category = flrq_later_category(code);
+    if (category[0] == 'L' || category[0] == 'M' || strcmp(category, "Nd") == 0 || strcmp(category, "Nl") == 0 ||
+        strcmp(category, "Pc") == 0)
         return true;
-    default:
-        break;
-    }
     /* The alphabetic symbols (circled and squared letters) and the joiners. */
     return (code >= 0x24b6 && code <= 0x24e9) || (code >= 0x1f130 && code <= 0x1f149) ||
            (code >= 0x1f150 && code <= 0x1f169) || (code >= 0x1f170 && code <= 0x1f189) || code == 0x200c ||

@@ -53,7 +53,7 @@ bool flrq_is_space(uint32_t code);
 /** \w of the reference: alphabetic, marks, decimal digits, connectors, zero-width joiners. */
 bool flrq_is_word(uint32_t code);
 
-/** Any combining mark (category M). */
+/** Combining mark (category M), as far as the reference's normalizer knows it. */
 bool flrq_is_mark(uint32_t code);
 
 /** GPT-2's printable stand-in for a byte: the byte itself where it is a printing Latin-1 character, else U+0100 and up.
