@@ -22,7 +22,7 @@ struct flrq_fit_space {
 };
 
 int64_t flrq_scheme_group(const flrq_scheme *scheme, int64_t cols) {
-    return scheme->group > 0 && scheme->group < cols ? scheme->group : cols;
+    return scheme->group > 0 ? scheme->group : cols;
 }
 
 int64_t flrq_scheme_groups(const flrq_scheme *scheme, int64_t cols) {
@@ -362,18 +362,20 @@ static void shape_codes(flrq_codes *codes, const flrq_scheme *scheme, int64_t ro
     codes->symmetric = scheme->symmetric;
 }
 
+/* Uploads the clip weights and the column scaling, as far as the statistics for them are there. */
 static flrq_status prepare(fit *f) {
     const flrq_input_stats *stats = f->stats;
     const flrq_fit_options *o = f->options;
     flrq_fit_space *space = f->space;
     size_t bytes = (size_t)f->w->cols * sizeof(float);
-    if (!stats || !stats->square_sum) return FLRQ_OK;
-    if (o->clip_weights_h) {
+    if (!stats) return FLRQ_OK;
+    if (o->clip_weights_h && stats->square_sum) {
         clip_weights(space->host_h, stats);
         FLRQ_TRY(f->be->upload(f->be, space->d_h, space->host_h, bytes));
         f->d_h = space->d_h;
     }
-    if (o->metric != FLRQ_METRIC_NONE && f->cap > 0) {
+    const double *sums = o->metric == FLRQ_METRIC_ALPHA ? stats->abs_sum : stats->square_sum;
+    if (o->metric != FLRQ_METRIC_NONE && sums && f->cap > 0) {
         FLRQ_TRY(metric_scale(space->host_scale, o, stats));
         FLRQ_TRY(f->be->upload(f->be, space->d_scale, space->host_scale, bytes));
         f->d_scale = space->d_scale;

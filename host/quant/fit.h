@@ -85,7 +85,7 @@ size_t flrq_codes_bytes(const flrq_scheme *scheme, int64_t rows, int64_t cols);
 flrq_status flrq_codes_alloc(flrq_codes *codes, flrq_backend *be, const flrq_scheme *scheme, flrq_extent extent);
 void flrq_codes_release(flrq_codes *codes, flrq_backend *be);
 
-/** Columns per group and groups per row of a scheme on `cols` columns. */
+/** Columns per group and groups per row of a scheme on `cols` columns; a group may be wider than the row. */
 int64_t flrq_scheme_group(const flrq_scheme *scheme, int64_t cols);
 int64_t flrq_scheme_groups(const flrq_scheme *scheme, int64_t cols);
 
