@@ -57,6 +57,24 @@ static inline vf v_load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 static inline vf v_scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); } /* a * 2^n, n whole in -252..254 */
+static inline void v_transpose(vf r[V]) { /* r[i] lane j <-> r[j] lane i: blocks of h x h change sides, h = 8, 4, 2, 1 */
+    static const int32_t take[4][V] = {{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+                                       {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27},
+                                       {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29},
+                                       {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30}};
+#pragma GCC unroll 4
+    for (int stage = 0; stage < 4; stage++) {
+        int h = 8 >> stage;
+        vi low = _mm512_loadu_si512(take[stage]), high = _mm512_add_epi32(low, _mm512_set1_epi32(h));
+#pragma GCC unroll 16
+        for (int i = 0; i < V; i++) {
+            if (i & h) continue;
+            vf a = r[i], b = r[i + h];
+            r[i] = _mm512_permutex2var_ps(a, low, b);
+            r[i + h] = _mm512_permutex2var_ps(a, high, b);
+        }
+    }
+}
 static inline void v_store_u8(uint8_t *p, vi a) { /* lanes in 0..255 */
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a));
 }
@@ -120,6 +138,26 @@ static inline vf v_scale2(vf a, vf n) { /* in two steps: 2^n itself need not be 
     __m256i first = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     __m256i second = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
     return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
+}
+static inline void v_transpose(vf r[V]) { /* r[i] lane j <-> r[j] lane i */
+    vf pairs[V], quads[V];
+#pragma GCC unroll 4
+    for (int i = 0; i < V; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < V; i += 4)
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; k++) {
+            quads[i + 2 * k] = _mm256_shuffle_ps(pairs[i + k], pairs[i + k + 2], 0x44);
+            quads[i + 2 * k + 1] = _mm256_shuffle_ps(pairs[i + k], pairs[i + k + 2], 0xEE);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < V / 2; i++) {
+        r[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+    }
 }
 static inline void v_store_u8(uint8_t *p, vi a) {
     __m128i w = _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -193,6 +231,14 @@ static inline vf v_scale2(vf a, vf n) { /* in two steps: 2^n itself need not be 
         a.f[k] = a.f[k] * powers[0] * powers[1];
     }
     return a;
+}
+static inline void v_transpose(vf r[V]) { /* r[i] lane j <-> r[j] lane i */
+    for (int i = 0; i < V; i++)
+        for (int k = 0; k < i; k++) {
+            float a = r[i].f[k];
+            r[i].f[k] = r[k].f[i];
+            r[k].f[i] = a;
+        }
 }
 static inline void v_store_u8(uint8_t *p, vi a) {
     for (int k = 0; k < V; k++) p[k] = (uint8_t)a.i[k];

@@ -105,11 +105,18 @@ static void pack_b(float *packed, int64_t k, int64_t n, const float *b, int64_t 
             }
             continue;
         }
-        /* Columns run along k: take one cache line of each at a time. */
-        for (int64_t p0 = 0; p0 < k; p0 += 16)
-            for (int64_t j = 0; j < width; j++)
-                for (int64_t p = p0; p < min64(k, p0 + 16); p++)
-                    packed[p * width + j] = j < cols ? from[p + j * col_step] : 0;
+        /* Columns run along k: V x V elements are read along k and turned over in registers. */
+        for (int64_t p = 0; p < k; p += V) {
+            int terms = (int)min64(V, k - p);
+            for (int64_t j = 0; j < width; j += V) {
+                vf tile[V];
+#pragma GCC unroll 16
+                for (int i = 0; i < V; i++)
+                    tile[i] = j + i < cols ? v_load_n(from + p + (j + i) * col_step, terms) : v_set(0);
+                v_transpose(tile);
+                for (int i = 0; i < terms; i++) v_store(packed + (p + i) * width + j, tile[i]);
+            }
+        }
         packed += k * width;
     }
 }
