@@ -606,7 +606,8 @@ flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter
     int64_t resumed = j.state.committed;
     if (j.state.complete) {
         flrq_notice(reporter, "%s is already complete", c->out);
-        status = flrq_report_read(c->out, result);
+        FLRQ_GOTO(flrq_report_read(c->out, result));
+        status = quality_gate(&j, *result);
         goto out;
     }
     if (resumed)

@@ -82,20 +82,28 @@ static int entries_of(const char *dir) {
     return count;
 }
 
-/* True when the file in `dir` has the hash that the record names under `key`. */
-static int matches(const char *dir, const char *name, const json_t *record, const char *key) {
+/* True when the file has the hash that the record names under `key`. */
+static int has_hash(const char *path, const json_t *record, const char *key) {
     const char *wanted = json_string_value(json_object_get(record, key));
-    char *path = flrq_path_join(dir, name), text[17] = "";
+    char text[17] = "";
     uint64_t hash;
-    if (path && wanted && flrq_path_exists(path) && flrq_file_hash(path, &hash) == FLRQ_OK)
+    if (wanted && flrq_path_exists(path) && flrq_file_hash(path, &hash) == FLRQ_OK)
         snprintf(text, sizeof text, "%016" PRIx64, hash);
-    free(path);
     return wanted && strcmp(wanted, text) == 0;
 }
 
-static void adopt(flrq_state *s, const json_t *records) {
+static int matches(const char *dir, const char *name, const json_t *record, const char *key) {
+    char *path = flrq_path_join(dir, name);
+    int good = path && has_hash(path, record, key);
+    free(path);
+    return good;
+}
+
+/* Takes what the records say, the later over the earlier. *complete: the record of completion (borrowed), or NULL. */
+static void adopt(flrq_state *s, const json_t *records, const json_t **complete) {
     size_t i;
     json_t *record;
+    *complete = NULL;
     json_array_foreach(records, i, record) {
         const char *kind = json_string_value(json_object_get(record, "kind"));
         int64_t block = json_integer_value(json_object_get(record, "block"));
@@ -104,41 +112,118 @@ static void adopt(flrq_state *s, const json_t *records) {
             json_t **slot = block < 0 ? &s->globals : &s->blocks[block];
             json_decref(*slot);
             *slot = json_incref(record);
-        } else if (strcmp(kind, "activations") == 0)
+            *complete = NULL; /* a complete run that is being repaired */
+        } else if (strcmp(kind, "activations") == 0) {
+            json_decref(s->activations_record);
+            s->activations_record = json_incref(record);
             s->activations = block;
-        else if (strcmp(kind, "complete") == 0)
-            s->complete = 1;
+        } else if (strcmp(kind, "complete") == 0)
+            *complete = record;
     }
 }
 
-/* Keeps the leading records whose files are as recorded. */
-static void verify_files(flrq_state *s, flrq_reporter *reporter) {
-    char name[64], *private_dir = flrq_path_join(s->dir, ".flrq");
-    flrq_shard_name(name, -1, s->layers);
-    if (s->globals && !matches(s->dir, name, s->globals, "hash")) {
-        flrq_notice(reporter, "%s/%s is not as recorded and is written again", s->dir, name);
-        json_decref(s->globals);
-        s->globals = NULL;
-    }
-    for (; s->committed < s->layers && s->blocks[s->committed]; s->committed++) {
-        flrq_shard_name(name, s->committed, s->layers);
-        int good = matches(s->dir, name, s->blocks[s->committed], "hash");
-        if (good && !s->complete && private_dir) {
-            flrq_factors_name(name, s->committed);
-            good = matches(private_dir, name, s->blocks[s->committed], "factors");
-        }
-        if (good) continue;
-        flrq_notice(reporter, "%s of block %lld is not as recorded; that block and those after it are done again", name,
-                    (long long)s->committed + 1);
-        break;
-    }
-    for (int64_t b = s->committed; b < s->layers; b++) {
+static void forget_blocks(flrq_state *s, int64_t first) {
+    s->committed = first;
+    for (int64_t b = first; b < s->layers; b++) {
         json_decref(s->blocks[b]);
         s->blocks[b] = NULL;
     }
-    if (s->activations > s->committed) s->activations = -1;
-    if (s->complete && (s->committed < s->layers || !s->globals)) s->complete = 0;
+    if (s->activations > first) s->activations = -1;
+}
+
+static void verify_globals(flrq_state *s, flrq_reporter *reporter) {
+    char name[64];
+    flrq_shard_name(name, -1, s->layers);
+    if (!s->globals || matches(s->dir, name, s->globals, "hash")) return;
+    flrq_notice(reporter, "%s/%s is not as recorded and is written again", s->dir, name);
+    json_decref(s->globals);
+    s->globals = NULL;
+}
+
+/* Keeps the leading records whose files are as recorded. */
+static void verify_unfinished(flrq_state *s, flrq_reporter *reporter) {
+    char name[64], *private_dir = flrq_path_join(s->dir, ".flrq");
+    int64_t good = 0;
+    verify_globals(s, reporter);
+    for (; good < s->layers && s->blocks[good]; good++) {
+        flrq_shard_name(name, good, s->layers);
+        if (!matches(s->dir, name, s->blocks[good], "hash")) break;
+        flrq_factors_name(name, good);
+        if (!private_dir || !matches(private_dir, name, s->blocks[good], "factors")) break;
+    }
+    if (good < s->layers && s->blocks[good])
+        flrq_notice(reporter, "%s of block %lld is not as recorded; that block and those after it are done again", name,
+                    (long long)good + 1);
+    forget_blocks(s, good);
     free(private_dir);
+}
+
+/* The first file of a complete run that is not as recorded, or NULL. JSON files may have been edited by their owner:
+ * they need only be there. */
+static const char *damaged_file(const flrq_state *s, const json_t *complete, char name[64]) {
+    static const char *const texts[] = {"config.json", "model.safetensors.index.json", "report.json",
+                                        "lowrank/adapter_config.json"};
+    static const char *const adapter = "lowrank/adapter_model.safetensors";
+    int has_adapter = json_object_get(complete, "adapter") != NULL;
+    for (int64_t b = -1; b < s->layers; b++) {
+        flrq_shard_name(name, b, s->layers);
+        if (!matches(s->dir, name, b < 0 ? s->globals : s->blocks[b], "hash")) return name;
+    }
+    if (has_adapter && !matches(s->dir, adapter, complete, "adapter")) return adapter;
+    for (int i = 0; i < 3 + has_adapter; i++) {
+        char *path = flrq_path_join(s->dir, texts[i]);
+        int there = path && flrq_path_exists(path);
+        free(path);
+        if (!there) return texts[i];
+    }
+    return NULL;
+}
+
+static void verify_complete(flrq_state *s, const json_t *complete, flrq_reporter *reporter) {
+    char name[64];
+    const char *damaged = damaged_file(s, complete, name);
+    s->complete = !damaged;
+    s->committed = s->layers;
+    if (!damaged) return;
+    flrq_notice(reporter, "%s of the complete run in %s is not as recorded; all blocks are done again", damaged,
+                s->dir);
+    verify_globals(s, reporter);
+    forget_blocks(s, 0);
+}
+
+/* An unfinished folder must not look complete: engines need config.json. */
+static flrq_status hide(const flrq_state *s) {
+    char *path = flrq_path_join(s->dir, "config.json");
+    if (!path) return flrq_fail_memory(0, "a path");
+    flrq_status status = FLRQ_OK;
+    if (unlink(path) == 0)
+        status = flrq_dir_sync(s->dir);
+    else if (errno != ENOENT)
+        status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", path);
+    free(path);
+    return status;
+}
+
+/* Removes a folder that holds files and symbolic links only. */
+static flrq_status remove_folder(const char *path) {
+    DIR *d = opendir(path);
+    if (!d) return errno == ENOENT ? FLRQ_OK : flrq_fail_errno(FLRQ_ERR_IO, "%s", path);
+    flrq_status status = FLRQ_OK;
+    for (struct dirent *e; status == FLRQ_OK && (e = readdir(d));) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        char *entry = flrq_path_join(path, e->d_name);
+        struct stat info;
+        if (!entry)
+            status = flrq_fail_memory(0, "a path");
+        else if (lstat(entry, &info) == 0 && S_ISDIR(info.st_mode))
+            status = remove_folder(entry);
+        else if (unlink(entry) != 0)
+            status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", entry);
+        free(entry);
+    }
+    closedir(d);
+    if (status == FLRQ_OK && rmdir(path) != 0) status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", path);
+    return status;
 }
 
 flrq_status flrq_state_open(flrq_state *s, const flrq_config *c, const flrq_model *model, json_t *fingerprint,
@@ -148,6 +233,7 @@ flrq_status flrq_state_open(flrq_state *s, const flrq_config *c, const flrq_mode
     s->activations = -1;
     flrq_status status = FLRQ_OK;
     json_t *records = NULL, *first = NULL;
+    const json_t *complete = NULL;
     char *path = NULL, *folder = NULL;
     int existed = flrq_path_exists(c->out);
     if (existed) {
@@ -171,16 +257,24 @@ flrq_status flrq_state_open(flrq_state *s, const flrq_config *c, const flrq_mode
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "%s holds a run and --resume is never; choose another -o", c->out));
     if (!has_journal && c->resume == RESUME_REQUIRED)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "%s holds no run to resume", c->out));
-    FLRQ_GOTO(flrq_dir_make(folder));
-    FLRQ_GOTO(flrq_journal_open(&s->journal, path, &records));
+    FLRQ_GOTO(flrq_journal_open(&s->journal, path, &records)); /* first: a folder with a journal is known as a run */
     if (json_array_size(records) == 0) {
         first = json_pack("{s:s, s:O}", "kind", "run", "fingerprint", fingerprint);
         FLRQ_GOTO(first ? flrq_journal_append(s->journal, first) : flrq_fail_memory(0, "the journal"));
     } else {
         FLRQ_GOTO(
             compare_fingerprints(s->dir, json_object_get(json_array_get(records, 0), "fingerprint"), fingerprint));
-        adopt(s, records);
-        verify_files(s, reporter);
+        adopt(s, records, &complete);
+        if (complete)
+            verify_complete(s, complete, reporter);
+        else
+            verify_unfinished(s, reporter);
+    }
+    if (s->complete)
+        FLRQ_GOTO(remove_folder(folder)); /* in case it was killed while doing so */
+    else {
+        FLRQ_GOTO(hide(s));
+        FLRQ_GOTO(flrq_dir_make(folder));
     }
 out:
     json_decref(first);
@@ -198,6 +292,7 @@ void flrq_state_close(flrq_state *s) {
     flrq_journal_close(s->journal);
     flrq_dir_unlock(s->lock);
     for (int64_t b = 0; s->blocks && b < s->layers; b++) json_decref(s->blocks[b]);
+    json_decref(s->activations_record);
     json_decref(s->globals);
     free(s->blocks);
     free(s->dir);
@@ -257,6 +352,8 @@ flrq_status flrq_state_save_activations(flrq_state *s, int64_t block, flrq_backe
     FLRQ_GOTO(record ? flrq_journal_append(s->journal, record) : flrq_fail_memory(0, "a journal record"));
     if (s->activations >= 0 && s->activations != block) unlink(old);
     s->activations = block;
+    json_decref(s->activations_record);
+    s->activations_record = json_incref(record);
 out:
     flrq_shard_abort(w);
     json_decref(record);
@@ -272,6 +369,8 @@ flrq_status flrq_state_load_activations(flrq_state *s, flrq_backend *be, float *
     char *path = activations_path(s, s->activations);
     void *buffer = malloc(ACTIVATION_BUFFER);
     if (!path || !buffer) FLRQ_GOTO(flrq_fail_memory(ACTIVATION_BUFFER, "activations"));
+    if (!has_hash(path, s->activations_record, "hash"))
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s is not as recorded", path));
     FLRQ_GOTO(flrq_checkpoint_open(&file, path));
     const flrq_tensor *x = flrq_checkpoint_find(file, "x");
     if (!x || x->dims != 2 || x->shape[0] != rows || x->shape[1] != cols || x->dtype != FLRQ_F32)
@@ -288,37 +387,23 @@ out:
     return status;
 }
 
-/* Removes a folder that holds files and symbolic links only. */
-static flrq_status remove_folder(const char *path) {
-    DIR *d = opendir(path);
-    if (!d) return errno == ENOENT ? FLRQ_OK : flrq_fail_errno(FLRQ_ERR_IO, "%s", path);
-    flrq_status status = FLRQ_OK;
-    for (struct dirent *e; status == FLRQ_OK && (e = readdir(d));) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        char *entry = flrq_path_join(path, e->d_name);
-        struct stat info;
-        if (!entry)
-            status = flrq_fail_memory(0, "a path");
-        else if (lstat(entry, &info) == 0 && S_ISDIR(info.st_mode))
-            status = remove_folder(entry);
-        else if (unlink(entry) != 0)
-            status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", entry);
-        free(entry);
-    }
-    closedir(d);
-    if (status == FLRQ_OK && rmdir(path) != 0) status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", path);
-    return status;
-}
-
 flrq_status flrq_state_finish(flrq_state *s) {
+    flrq_status status = FLRQ_OK;
+    uint64_t hash;
     json_t *record = json_pack("{s:s}", "kind", "complete");
-    flrq_status status = record ? flrq_journal_append(s->journal, record) : flrq_fail_memory(0, "the journal");
-    json_decref(record);
-    if (status != FLRQ_OK) return status;
+    char *folder = flrq_path_join(s->dir, ".flrq"),
+         *adapter = flrq_path_join(s->dir, "lowrank/adapter_model.safetensors");
+    if (!record || !folder || !adapter) FLRQ_GOTO(flrq_fail_memory(0, "the journal"));
+    if (flrq_path_exists(adapter)) {
+        FLRQ_GOTO(flrq_file_hash(adapter, &hash));
+        json_object_set_new(record, "adapter", hex(hash));
+    }
+    FLRQ_GOTO(flrq_journal_append(s->journal, record));
     s->complete = 1;
-    char *folder = flrq_path_join(s->dir, ".flrq");
-    if (!folder) return flrq_fail_memory(0, "a path");
     status = remove_folder(folder);
+out:
+    free(adapter);
     free(folder);
+    json_decref(record);
     return status;
 }

@@ -16,8 +16,9 @@ typedef struct flrq_state {
     json_t *globals; /* record of the shard outside the blocks, or NULL */
     json_t **blocks; /* [layers] record of each block, or NULL */
     int64_t layers;
-    int64_t committed;   /* blocks 0 .. committed-1 are done */
-    int64_t activations; /* activations on disk are the input of this block; -1 none */
+    int64_t committed;          /* blocks 0 .. committed-1 are done */
+    int64_t activations;        /* activations on disk are the input of this block; -1 none */
+    json_t *activations_record; /* their record, with their hash */
     int complete;
 } flrq_state;
 
@@ -43,7 +44,7 @@ flrq_status flrq_state_save_activations(flrq_state *state, int64_t block, flrq_b
                                         int64_t rows, int64_t cols);
 flrq_status flrq_state_load_activations(flrq_state *state, flrq_backend *be, float *d_x, int64_t rows, int64_t cols);
 
-/** Records that the run is complete and removes OUT/.flrq. */
+/** Records that the run is complete, with the hash of its adapter, and removes OUT/.flrq. */
 flrq_status flrq_state_finish(flrq_state *state);
 
 #endif
