@@ -13,8 +13,8 @@
 
 #include "backend/opcase.h"
 
-extern const op_table ops_matrix, ops_small, ops_forward;
-static const op_table *const tables[] = {&ops_matrix, &ops_small, &ops_forward};
+extern const op_table ops_matrix, ops_small, ops_quant, ops_forward;
+static const op_table *const tables[] = {&ops_matrix, &ops_small, &ops_quant, &ops_forward};
 
 static const op_matrix copy_matrix = {.rows = 8192, .cols = 4096, .dense = "F32"};
 
