@@ -1,8 +1,9 @@
-/* cpu.h - what the files of the CPU backend share: state, scratch, checks, the tile loader and the table of SIMD kernels.
+/* cpu.h - what the files of the CPU backend share: state, scratch, checks, the tile loader and the table of SIMD
+ * kernels.
  *
  * Two faces register from here: "cpu" (cpu_*.c: a fixed grid of tiles, SIMD kernels picked at run time, LAPACK on one
- * thread for small matrices) and "cpu-ref" (ref_*.c: plain loops, double accumulators, no tiles), the judge of every other
- * backend.
+ * thread for small matrices) and "cpu-ref" (ref_*.c: plain loops, double accumulators, no tiles), the judge of every
+ * other backend.
  */
 #ifndef FLRQ_BACKEND_CPU_H
 #define FLRQ_BACKEND_CPU_H

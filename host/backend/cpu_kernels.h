@@ -1,5 +1,5 @@
-/* cpu_kernels.h - the table of SIMD kernels. One instance per instruction set; cpu_state_new() picks the best that this CPU
- * runs (environment FLRQ_ISA=generic|avx2|avx512 lowers the choice). Kernels work on one thread and never allocate.
+/* cpu_kernels.h - the table of SIMD kernels. One instance per instruction set; cpu_state_new() picks the best that this
+ * CPU runs (environment FLRQ_ISA=generic|avx2|avx512 lowers the choice). Kernels work on one thread and never allocate.
  *
  * simd_matrix.c, simd_quant.c and simd_forward.c are each compiled once per instruction set and fill their part.
  */
@@ -23,7 +23,8 @@ struct cpu_kernels {
     /* --- simd_matrix.c --- */
     /** out[i] = in[i] as fp32, in of F32, F16 or BF16. */
     void (*convert)(float *out, const void *in, flrq_dtype dtype, int64_t count);
-    /** out[j] += sign * scale[j/group...] * (code[j] - zero): one row segment, columns col0 .. col0+cols-1 of row `row`. */
+    /** out[j] += sign * scale[j/group...] * (code[j] - zero): one row segment, columns col0 .. col0+cols-1 of row
+     * `row`. */
     void (*add_codes)(float *out, const flrq_codes *codes, int64_t row, int64_t col0, int64_t cols, float sign);
     /** sum of a[i]*b[i], fp32 vector accumulators. */
     float (*dot)(const float *a, const float *b, int64_t count);
@@ -33,11 +34,11 @@ struct cpu_kernels {
     void (*scale_by)(float *x, const float *s, int64_t count);
     /** sum of squares, accumulated in double every 256 elements. */
     double (*sum_squares)(const float *x, int64_t count);
-    /** Lane maxima of |A - sum_{i<r} u_i v_i^T|, r = 0..b, over a tile of A [rows, cols]: lanes [b + 1, vector] only grows.
-     *  u [rows, ld_u] row-major; vt [ceil(cols / CPU_AMAX_COLS)][b][CPU_AMAX_COLS], zeros beyond cols. lanes holds
-     *  (b + 1) * CPU_MAX_LANES floats, zeroed before the first tile; amax_reduce() folds it. */
-    void (*amax_tile)(float *lanes, const float *a, int64_t ld_a, int64_t rows, int64_t cols, const float *u, int64_t ld_u,
-                      const float *vt, int64_t b);
+    /** Lane maxima of |A - sum_{i<r} u_i v_i^T|, r = 0..b, over a tile of A [rows, cols]: lanes [b + 1, vector] only
+     * grows. u [rows, ld_u] row-major; vt [ceil(cols / CPU_AMAX_COLS)][b][CPU_AMAX_COLS], zeros beyond cols. lanes
+     * holds (b + 1) * CPU_MAX_LANES floats, zeroed before the first tile; amax_reduce() folds it. */
+    void (*amax_tile)(float *lanes, const float *a, int64_t ld_a, int64_t rows, int64_t cols, const float *u,
+                      int64_t ld_u, const float *vt, int64_t b);
     /** amax[r] = max(amax[r], lanes of r), r < count. */
     void (*amax_reduce)(float *amax, const float *lanes, int64_t count);
     /** sum of |x[i]| in double. */
@@ -48,13 +49,14 @@ struct cpu_kernels {
     int64_t (*find_nonfinite)(const float *x, int64_t count);
 
     /* --- simd_gemm.c --- */
-    /** c [m, n] = alpha op(a) op(b) + beta c, row-major, op(x) = x or its transpose; beta = 0 does not read c. a is [m, k]
-     *  ([k, m] when trans_a), b [k, n] ([n, k] when trans_b). work: CPU_GEMM_WORK floats of the calling thread. An element
-     *  of c has the same bits wherever it lies in c. */
+    /** c [m, n] = alpha op(a) op(b) + beta c, row-major, op(x) = x or its transpose; beta = 0 does not read c. a is [m,
+     * k]
+     *  ([k, m] when trans_a), b [k, n] ([n, k] when trans_b). work: CPU_GEMM_WORK floats of the calling thread. An
+     * element of c has the same bits wherever it lies in c. */
     void (*gemm)(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t ld_a,
                  const float *b, int64_t ld_b, float beta, float *c, int64_t ld_c, float *work);
-    /** Upper triangle of g [b, b] += y^T y for y [rows, b], products and sums in double. work: rows * (b + CPU_GRAM_PAD)
-     *  doubles. */
+    /** Upper triangle of g [b, b] += y^T y for y [rows, b], products and sums in double. work: rows * (b +
+     * CPU_GRAM_PAD) doubles. */
     void (*gram)(double *g, const float *y, int64_t rows, int64_t b, double *work);
 
     /* --- simd_quant.c --- */
@@ -68,12 +70,13 @@ struct cpu_kernels {
     /* --- simd_forward.c --- */
     /* exp here is within 2 ulp of the true value for every fp32 argument (1 ulp = the spacing at the result, subnormals
      * included), 0 below -103.98 and for -inf, +inf above 88.73, NaN for NaN. */
-    /** x[j] = exp(x[j] - max) in place, returns the sum. Vector accumulators in fp32: for rows of at most a few thousand. */
+    /** x[j] = exp(x[j] - max) in place, returns the sum. Vector accumulators in fp32: for rows of at most a few
+     * thousand. */
     float (*exp_sum)(float *x, float max, int64_t count);
     /** Sum of exp(x[j] - max), accumulated in double every 256 elements. */
     double (*sum_exp)(const float *x, float max, int64_t count);
-    /** Sum of exp(p[j] - max) * (p[j] - q[j]), likewise; terms whose exp is 0 count 0. A row where q is -inf and p is not
-     *  must not come here. */
+    /** Sum of exp(p[j] - max) * (p[j] - q[j]), likewise; terms whose exp is 0 count 0. A row where q is -inf and p is
+     * not must not come here. */
     double (*sum_exp_difference)(const float *p, const float *q, float max, int64_t count);
     /** Maximum; NaN is passed over. -inf when there is no number. */
     float (*max_of)(const float *x, int64_t count);
