@@ -34,11 +34,59 @@ static flrq_status send(flrq_backend *be, void *d_out, const void *from, size_t 
     return be->upload(be, *(void **)d_out, from, bytes);
 }
 
+/* Elements of a matrix that a byte count of 64 bits still holds with room for the buffers beside it. */
+static int too_large(int64_t rows, int64_t cols) {
+    return rows > INT64_MAX / 64 / cols;
+}
+
+/* Refuses NaN, infinity and (for means) negative values of a calibration array; NULL is fine. */
+static flrq_status check_values(const char *name, const char *what, const float *values, size_t count, int mean) {
+    for (size_t i = 0; values && i < count; i++)
+        if (!isfinite(values[i]) || (mean && values[i] < 0))
+            return flrq_fail(FLRQ_ERR_NUMERIC, "matrix %s: %s of the calibration is %g at index %zu", name, what,
+                             (double)values[i], i);
+    return FLRQ_OK;
+}
+
+static flrq_status check_calibration(const char *name, const flrq_calibration *c, int64_t cols) {
+    if (!c) return FLRQ_OK;
+    if (c->size < sizeof *c)
+        return flrq_fail(FLRQ_ERR_USAGE, "matrix %s: a calibration of %zu bytes; start from FLRQ_CALIBRATION_INIT",
+                         name, c->size);
+    if (c->sketch && (c->sketch_cols < 1 || too_large(cols, c->sketch_cols)))
+        return flrq_fail(FLRQ_ERR_USAGE, "matrix %s: an activation sketch of %lld columns", name,
+                         (long long)c->sketch_cols);
+    FLRQ_TRY(check_values(name, "mean_square", c->mean_square, (size_t)cols, 1));
+    FLRQ_TRY(check_values(name, "mean_abs", c->mean_abs, (size_t)cols, 1));
+    return check_values(name, "sketch", c->sketch, c->sketch ? (size_t)(cols * c->sketch_cols) : 0, 0);
+}
+
+/* Host copy of a mean per column in double, or NULL when there is none. */
+static flrq_status widen(double **out, const float *mean, size_t count) {
+    if (!mean) return FLRQ_OK;
+    if (!(*out = malloc(count * sizeof **out))) return flrq_fail_memory(count * sizeof **out, "calibration");
+    for (size_t j = 0; j < count; j++) (*out)[j] = mean[j];
+    return FLRQ_OK;
+}
+
+static flrq_status check_finite(flrq_backend *be, const char *name, const flrq_operand *a) {
+    int64_t bad, first;
+    FLRQ_TRY(be->count_nonfinite(be, &bad, &first, a));
+    if (!bad) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_NUMERIC, "matrix %s: %lld values are NaN or infinite, the first at row %lld, column %lld",
+                     name, (long long)bad, (long long)(first / a->cols), (long long)(first % a->cols));
+}
+
 flrq_status flrq_quantize_matrix(flrq_matrix **out, const flrq_params *params, const char *name, const float *w,
                                  int64_t rows, int64_t cols, const flrq_calibration *calibration) {
     *out = NULL;
-    if (!w || !name || rows < 1 || cols < 1)
-        return flrq_fail(FLRQ_ERR_USAGE, "a matrix of at least 1 x 1 and a name are wanted");
+    if (!params || !w || !name || rows < 1 || cols < 1 || too_large(rows, cols))
+        return flrq_fail(FLRQ_ERR_USAGE, "settings, a name and a matrix from 1 x 1 to 2^57 elements are wanted");
+    if (strcmp(flrq_commands()[params->command], "quantize") != 0)
+        return flrq_fail(FLRQ_ERR_USAGE, "settings made for \"quantize\" are wanted, not for \"%s\"",
+                         flrq_commands()[params->command]);
+    FLRQ_TRY(flrq_params_check_bits(params));
+    FLRQ_TRY(check_calibration(name, calibration, cols));
     const flrq_config *c = &params->config;
     flrq_status status = FLRQ_OK;
     flrq_backend *be = NULL;
@@ -47,7 +95,6 @@ flrq_status flrq_quantize_matrix(flrq_matrix **out, const flrq_params *params, c
     flrq_codes codes = {0};
     float *d_w = NULL, *d_l = NULL, *d_r = NULL, *d_sketch = NULL;
     double *abs_sum = NULL, *square_sum = NULL;
-    int64_t bad, first;
     flrq_extent extent = {rows, cols, rows * cols};
     size_t n = (size_t)cols, count = (size_t)extent.count;
     flrq_matrix *m = calloc(1, sizeof *m);
@@ -57,23 +104,14 @@ flrq_status flrq_quantize_matrix(flrq_matrix **out, const flrq_params *params, c
     FLRQ_GOTO(flrq_backend_open(&be, c->device, (int)c->threads));
     FLRQ_GOTO(send(be, &d_w, w, count * sizeof *w, "the matrix"));
     flrq_operand operand = {.rows = rows, .cols = cols, .d_dense = d_w, .ld_dense = cols, .dense_dtype = FLRQ_F32};
-    FLRQ_GOTO(be->count_nonfinite(be, &bad, &first, &operand));
-    if (bad)
-        FLRQ_GOTO(flrq_fail(FLRQ_ERR_NUMERIC,
-                            "matrix %s: %lld values are NaN or infinite, the first at row %lld, column %lld", name,
-                            (long long)bad, (long long)(first / cols), (long long)(first % cols)));
+    FLRQ_GOTO(check_finite(be, name, &operand));
     flrq_input_stats stats = {.n = cols, .tokens = 1};
-    if (calibration && calibration->mean_square) {
-        abs_sum = malloc(n * sizeof *abs_sum);
-        square_sum = malloc(n * sizeof *square_sum);
-        if (!abs_sum || !square_sum) FLRQ_GOTO(flrq_fail_memory(n * sizeof *abs_sum, "calibration"));
-        for (size_t j = 0; j < n; j++) {
-            square_sum[j] = calibration->mean_square[j];
-            abs_sum[j] = calibration->mean_abs ? calibration->mean_abs[j] : sqrt(square_sum[j]);
-        }
-        stats.abs_sum = abs_sum, stats.square_sum = square_sum;
+    if (calibration) {
+        FLRQ_GOTO(widen(&abs_sum, calibration->mean_abs, n));
+        FLRQ_GOTO(widen(&square_sum, calibration->mean_square, n));
     }
-    if (calibration && calibration->sketch && calibration->sketch_cols > 0) {
+    stats.abs_sum = abs_sum, stats.square_sum = square_sum;
+    if (calibration && calibration->sketch) {
         FLRQ_GOTO(send(be, &d_sketch, calibration->sketch, n * (size_t)calibration->sketch_cols * sizeof(float),
                        "the activation sketch"));
         stats.d_sketch = d_sketch, stats.sketch_cols = calibration->sketch_cols;
@@ -83,7 +121,8 @@ flrq_status flrq_quantize_matrix(flrq_matrix **out, const flrq_params *params, c
     FLRQ_GOTO(be->alloc(be, (void **)&d_r, (cap + 1) * n * sizeof(float), "the right factor"));
     FLRQ_GOTO(flrq_fit_space_new(&space, be, &options, extent));
     flrq_fit_result result;
-    FLRQ_GOTO(flrq_fit(space, be, flrq_comm_self(), &options, name, &operand, &stats, &codes, d_l, d_r, &result));
+    status = flrq_fit(space, be, flrq_comm_self(), &options, name, &operand, &stats, &codes, d_l, d_r, &result);
+    if (status != FLRQ_OK) FLRQ_GOTO(flrq_trace(status, "matrix %s", name));
     size_t cells = (size_t)(rows * codes.n_groups), rank = (size_t)result.rank;
     m->codes = codes;
     m->codes.code = NULL, m->codes.scale = NULL, m->codes.zero = NULL;
@@ -125,11 +164,14 @@ flrq_status flrq_sketch_matrix(const char *method, const float *a, int64_t rows,
     static const char *const names[] = {"block", "r1", "svd"};
     flrq_sketch_options options = {.power_iterations = power_iterations, .oversample = 8};
     int kind = 0;
-    while (kind < 3 && strcmp(names[kind], method) != 0) kind++;
-    if (kind == 3) return flrq_fail(FLRQ_ERR_USAGE, "unknown sketch \"%s\"; known: block, r1, svd", method);
-    if (rows < 1 || cols < 1 || rank < 1 || rank > rows || rank > cols)
+    while (kind < 3 && (!method || strcmp(names[kind], method) != 0)) kind++;
+    if (kind == 3)
+        return flrq_fail(FLRQ_ERR_USAGE, "unknown sketch \"%s\"; known: block, r1, svd", method ? method : "");
+    if (!a || !u || !s || !v) return flrq_fail(FLRQ_ERR_USAGE, "a sketch needs a matrix and room for u, s and v");
+    if (rows < 1 || cols < 1 || rank < 1 || rank > rows || rank > cols || too_large(rows, cols))
         return flrq_fail(FLRQ_ERR_USAGE, "rank %lld of a %lld x %lld matrix", (long long)rank, (long long)rows,
                          (long long)cols);
+    if (power_iterations < 0) return flrq_fail(FLRQ_ERR_USAGE, "%d power iterations of a sketch", power_iterations);
     options.kind = (flrq_sketch_kind)kind;
     options.key = flrq_philox_key(seed, "sketch");
     flrq_status status = FLRQ_OK;
@@ -139,8 +181,9 @@ flrq_status flrq_sketch_matrix(const char *method, const float *a, int64_t rows,
     int64_t longest = rows > cols ? rows : cols;
     FLRQ_TRY(flrq_backend_open(&be, "cpu", threads));
     FLRQ_GOTO(send(be, &d_a, a, (size_t)(rows * cols) * sizeof *a, "the matrix"));
-    FLRQ_GOTO(flrq_sketch_new(&sketch, be, &options, (flrq_extent){rows, cols, rows * cols}, rank));
     flrq_operand target = {.rows = rows, .cols = cols, .d_dense = d_a, .ld_dense = cols, .dense_dtype = FLRQ_F32};
+    FLRQ_GOTO(check_finite(be, "to sketch", &target));
+    FLRQ_GOTO(flrq_sketch_new(&sketch, be, &options, (flrq_extent){rows, cols, rows * cols}, rank));
     FLRQ_GOTO(flrq_sketch_run(sketch, be, flrq_comm_self(), &options, &target, rank, 0, NULL));
     int64_t width = sketch->width;
     host = malloc((size_t)(longest * width) * sizeof *host);

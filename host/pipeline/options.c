@@ -27,7 +27,7 @@ const char *const *flrq_commands(void) {
 }
 
 static int command_index(const char *command) {
-    for (int i = 0; command_names[i]; i++)
+    for (int i = 0; command && command_names[i]; i++)
         if (strcmp(command_names[i], command) == 0) return i;
     return -1;
 }
@@ -183,7 +183,7 @@ const flrq_option *const *flrq_command_options(const char *command, size_t *coun
 }
 
 static const entry *find(const flrq_params *params, const char *name) {
-    for (int i = 0; i < OPTIONS; i++)
+    for (int i = 0; name && i < OPTIONS; i++)
         if (table[i].commands >> params->command & 1 && strcmp(table[i].option.name, name) == 0) return &table[i];
     return NULL;
 }
@@ -196,8 +196,13 @@ static int choice_index(const char *choices, const char *value) {
     size_t length = strlen(value);
     int index = 0;
     for (const char *p = choices; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL, index++)
-        if (strncmp(p, value, length) == 0 && (p[length] == '|' || p[length] == 0) && length) return index;
+        if (strcspn(p, "|") == length && strncmp(p, value, length) == 0) return index;
     return -1;
+}
+
+/* Decimal digits alone, as --help shows them: strtod would also take spaces, hexadecimal and the names of infinity. */
+static int is_number(const char *value) {
+    return *value && strspn(value, "0123456789.eE+-") == strlen(value);
 }
 
 static const char *choice_name(const char *choices, int index, char *buffer, size_t bytes) {
@@ -211,6 +216,7 @@ static flrq_status set_value(flrq_params *params, const entry *e, const char *va
     const flrq_option *o = &e->option;
     void *to = field(params, e);
     char *end;
+    if (!value) return flrq_fail(FLRQ_ERR_USAGE, "--%s needs a value", o->name);
     errno = 0;
     switch (o->kind) {
     case FLRQ_OPTION_FLAG:
@@ -223,7 +229,7 @@ static flrq_status set_value(flrq_params *params, const entry *e, const char *va
         return FLRQ_OK;
     case FLRQ_OPTION_INT: {
         long long v = strtoll(value, &end, 10);
-        if (end == value || *end || errno || (double)v < o->min || (double)v > o->max)
+        if (!is_number(value) || *end || errno || (double)v < o->min || (double)v > o->max)
             return flrq_fail(FLRQ_ERR_USAGE, "--%s takes a whole number from %.0f to %.0f, not \"%s\"", o->name, o->min,
                              o->max, value);
         *(int64_t *)to = v;
@@ -231,7 +237,7 @@ static flrq_status set_value(flrq_params *params, const entry *e, const char *va
     }
     case FLRQ_OPTION_REAL: {
         double v = strtod(value, &end);
-        if (end == value || *end || errno || !(v >= o->min && v <= o->max))
+        if (!is_number(value) || *end || errno || !(v >= o->min && v <= o->max))
             return flrq_fail(FLRQ_ERR_USAGE, "--%s takes a number from %g to %g, not \"%s\"", o->name, o->min, o->max,
                              value);
         *(double *)to = v;
@@ -254,11 +260,24 @@ static flrq_status set_value(flrq_params *params, const entry *e, const char *va
     return flrq_fail(FLRQ_ERR_INTERNAL, "option %s has no kind", o->name);
 }
 
-/* What the paper does (methods.md section 1), as far as it is defined there. */
+/* What the paper does (methods.md section 1), as far as it is defined there; also where the defaults say the same now.
+ */
 static const char *const paper[][2] = {
-    {"metric", "alpha"},       {"rank-policy", "r1flr"}, {"sketch", "r1"},          {"grid", "mirror"},
-    {"clip-weights", "plain"}, {"clip", "grid"},         {"signed-scale", "false"}, {"start", "weight"},
+    {"metric", "alpha"}, {"alpha-power", "2.5"},    {"rank-policy", "r1flr"},  {"rank-extra", "0.2"},
+    {"sketch", "r1"},    {"power-iterations", "2"}, {"grid", "mirror"},        {"clip-weights", "plain"},
+    {"clip", "grid"},    {"clip-mode", "clamp"},    {"signed-scale", "false"}, {"start", "weight"},
 };
+
+/* The options of the preset, to the paper's choices or back to the defaults. */
+static flrq_status apply_preset(flrq_params *params) {
+    for (size_t i = 0; i < sizeof paper / sizeof *paper; i++) {
+        const entry *e = find(params, paper[i][0]);
+        int is_paper = params->config.preset == PRESET_PAPER;
+        FLRQ_TRY(set_value(params, e, is_paper ? paper[i][1] : e->option.default_text));
+        params->given |= 1ull << (e - table);
+    }
+    return FLRQ_OK;
+}
 
 flrq_status flrq_params_new(flrq_params **out, const char *command) {
     *out = NULL;
@@ -292,10 +311,7 @@ flrq_status flrq_params_set(flrq_params *params, const char *name, const char *v
     if (!e) return flrq_fail(FLRQ_ERR_USAGE, "%s has no option --%s", command_names[params->command], name);
     FLRQ_TRY(set_value(params, e, value));
     params->given |= 1ull << (e - table);
-    if (strcmp(name, "preset") == 0 && params->config.preset == PRESET_PAPER)
-        for (size_t i = 0; i < sizeof paper / sizeof *paper; i++)
-            FLRQ_TRY(flrq_params_set(params, paper[i][0], paper[i][1]));
-    return FLRQ_OK;
+    return strcmp(name, "preset") == 0 ? apply_preset(params) : FLRQ_OK;
 }
 
 const char *flrq_params_get(const flrq_params *params, const char *name) {
@@ -310,7 +326,10 @@ const char *flrq_params_get(const flrq_params *params, const char *name) {
         snprintf(p->text, 64, "%lld", (long long)*(int64_t *)field(p, e));
         return p->text;
     case FLRQ_OPTION_REAL:
-        snprintf(p->text, 64, "%.17g", *(double *)field(p, e));
+        for (int digits = 6; digits <= 17; digits++) { /* the shortest text that reads back as the same number */
+            snprintf(p->text, 64, "%.*g", digits, *(double *)field(p, e));
+            if (strtod(p->text, NULL) == *(double *)field(p, e)) break;
+        }
         return p->text;
     case FLRQ_OPTION_TEXT:
         return *(char **)field(p, e);
@@ -355,6 +374,12 @@ json_t *flrq_params_json(const flrq_params *params, int bytes_only) {
     return object;
 }
 
+flrq_status flrq_params_check_bits(const flrq_params *params) {
+    int64_t bits = params->config.bits;
+    if (bits == 2 || bits == 3 || bits == 4 || bits == 8) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_USAGE, "--bits takes 2, 3, 4 or 8, not %lld", (long long)bits);
+}
+
 flrq_status flrq_params_check(const flrq_params *params) {
     const flrq_config *c = &params->config;
     for (int i = 0; i < OPTIONS; i++) {
@@ -364,8 +389,7 @@ flrq_status flrq_params_check(const flrq_params *params) {
     }
     unsigned command = 1u << params->command;
     if (command & (QUANTIZE | PLAN)) {
-        if (c->bits != 2 && c->bits != 3 && c->bits != 4 && c->bits != 8)
-            return flrq_fail(FLRQ_ERR_USAGE, "--bits takes 2, 3, 4 or 8, not %lld", (long long)c->bits);
+        FLRQ_TRY(flrq_params_check_bits(params));
         if (command == QUANTIZE && !c->out) return flrq_fail(FLRQ_ERR_USAGE, "quantize needs -o OUT");
         if (!c->symmetric && c->bits < 4)
             return flrq_fail(FLRQ_ERR_USAGE,

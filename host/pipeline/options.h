@@ -75,6 +75,9 @@ int flrq_params_given(const flrq_params *params, const char *name);
  * output's bytes (the fingerprint). New reference. */
 json_t *flrq_params_json(const flrq_params *params, int bytes_only);
 
+/** Refuses bits between the bounds that no scheme has. */
+flrq_status flrq_params_check_bits(const flrq_params *params);
+
 /** Refuses combinations that no single bound catches (missing required options, scheme versus format). */
 flrq_status flrq_params_check(const flrq_params *params);
 

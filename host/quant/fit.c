@@ -400,6 +400,8 @@ static flrq_status judge(fit *f, double norm, const flrq_clip_stats *clip, flrq_
     flrq_operand e = error_operand(f->w, &f->space->codes, f->space->d_l, f->space->d_r, f->rank);
     FLRQ_TRY(norm_of(f->be, f->comm, &error, &e, f->stats));
     error = ratio(error, norm);
+    if (isnan(error))
+        return flrq_fail(FLRQ_ERR_NUMERIC, "the error of the fit is not a number: weights or inputs overflow fp32");
     if (epoch == 0) result->error_start = error;
     if (epoch == 0 || error < result->error) {
         result->error = error;
