@@ -5,6 +5,7 @@
  * activations within a bound, so a 70B model needs the memory of one block.
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,6 +72,8 @@ static flrq_status forward(eval *e, subject *s, int64_t first, int64_t count) {
     FLRQ_TRY(status);
     e->reporter->blocks = s->model->layers;
     for (int64_t b = 0; b < s->model->layers; b++) {
+        char summary[64];
+        double begin = flrq_seconds();
         e->reporter->block = b + 1;
         FLRQ_TRY(flrq_block_load(s->block, s->model, e->be, b));
         for (int64_t w = 0; w < count; w++) {

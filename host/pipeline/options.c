@@ -68,7 +68,7 @@ static const entry table[] = {
 
     CHOICE("preset", "scheme", "default", "default|paper", preset, QUANTIZE | PLAN, 1,
            "Sets several options at once. paper: the choices of the FLRQ paper (alpha metric, greedy r1flr rule, "
-           "one-by-one sketch, mirrored grid, unweighted clip grid). Options after it override."),
+           "one-by-one sketch, mirrored grid, unweighted clip grid). Other options override it."),
     CHOICE("method", "scheme", "flrq", "flrq|lqer|rtn", method, QUANTIZE | PLAN, 1,
            "flrq: alternate low rank and quantization. lqer: quantize, then a fixed rank on the scaled error. rtn: "
            "round to nearest, no low rank."),
