@@ -72,7 +72,7 @@ static uint64_t pair_of(uint32_t left, uint32_t right) {
     return (uint64_t)left << 32 | right;
 }
 
-/* ---- building ---------------------------------------------------------------------------------------------------- */
+/* ---- building --------------------------------------------------------------------------------------------------- */
 
 flrq_status flrq_bpe_new(flrq_bpe **out, const char *path, const flrq_bpe_options *options, size_t tokens,
                          size_t merges) {
@@ -250,7 +250,7 @@ flrq_status flrq_bpe_finish(flrq_bpe *bpe) {
     return FLRQ_OK;
 }
 
-/* ---- merging ----------------------------------------------------------------------------------------------------- */
+/* ---- merging ---------------------------------------------------------------------------------------------------- */
 
 /* One symbol of the part at hand, linked to its neighbours. */
 typedef struct symbol {

@@ -55,7 +55,7 @@ static flrq_status replace(const flrq_normalizer *n, flrq_matcher *matcher, cons
     return FLRQ_OK;
 }
 
-/* ---- canonical forms --------------------------------------------------------------------------------------------- */
+/* ---- canonical forms -------------------------------------------------------------------------------------------- */
 
 typedef struct mark {
     int combining_class;
@@ -152,7 +152,7 @@ out:
     return status;
 }
 
-/* ---- characters one by one --------------------------------------------------------------------------------------- */
+/* ---- characters one by one -------------------------------------------------------------------------------------- */
 
 static flrq_status lowercase(const char *text, size_t bytes, flrq_bytes *out) {
     for (size_t at = 0, length; at < bytes; at += length) {

@@ -13,7 +13,7 @@
 
 enum { TOKENIZER_BYTES_MAX = 256 << 20 };
 
-/* ---- opening ----------------------------------------------------------------------------------------------------- */
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
 
 static flrq_status open_json(flrq_tokenizer **out, const char *path) {
     char *json;
@@ -69,8 +69,7 @@ const char *flrq_tokenizer_kind(const flrq_tokenizer *tokenizer) {
     return tokenizer->kind;
 }
 
-/* ---- building (used by the readers) -------------------------------------------------------------------------------
- */
+/* ---- building (used by the readers) ----------------------------------------------------------------------------- */
 
 flrq_status flrq_tokenizer_new_stage(flrq_tokenizer *tokenizer, const char *where, flrq_stage **stage) {
     if (tokenizer->n_stages == FLRQ_STAGES_MAX)
@@ -136,7 +135,7 @@ flrq_status flrq_tokenizer_add_token(flrq_tokenizer *tokenizer, const char *wher
     return status;
 }
 
-/* ---- encoding ---------------------------------------------------------------------------------------------------- */
+/* ---- encoding --------------------------------------------------------------------------------------------------- */
 
 struct flrq_encoder {
     const flrq_tokenizer *tokenizer;

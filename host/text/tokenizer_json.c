@@ -23,8 +23,7 @@ typedef struct reader {
     flrq_tokenizer *tokenizer;
 } reader;
 
-/* ---- members of objects -------------------------------------------------------------------------------------------
- */
+/* ---- members of objects ----------------------------------------------------------------------------------------- */
 
 static flrq_status bad_member(const reader *r, const char *part, const char *key, const char *wanted) {
     return flrq_fail(FLRQ_ERR_FORMAT, "file %s: %s: \"%s\" is not %s", r->path, part, key, wanted);
@@ -124,8 +123,7 @@ static flrq_status get_pattern(const reader *r, const char *where, const json_t 
     return FLRQ_OK;
 }
 
-/* ---- normalizer ---------------------------------------------------------------------------------------------------
- */
+/* ---- normalizer ------------------------------------------------------------------------------------------------- */
 
 static flrq_status read_normalizer(const reader *r, const char *part, const json_t *component, int depth) {
     static const struct {
@@ -177,8 +175,7 @@ static flrq_status read_normalizer(const reader *r, const char *part, const json
     return not_supported(r, where);
 }
 
-/* ---- pre_tokenizer ------------------------------------------------------------------------------------------------
- */
+/* ---- pre_tokenizer ---------------------------------------------------------------------------------------------- */
 
 static flrq_status get_behavior(const reader *r, const char *where, const json_t *component, flrq_split_behavior *out) {
     static const char *const names[] = {
@@ -298,13 +295,20 @@ static flrq_status read_pre_tokenizer(const reader *r, const char *part, const j
     return not_supported(r, where);
 }
 
-/* ---- post_processor -----------------------------------------------------------------------------------------------
- */
+/* ---- post_processor --------------------------------------------------------------------------------------------- */
 
 static flrq_status new_template(const reader *r, flrq_ids **out) {
     if (r->tokenizer->n_templates == FLRQ_TEMPLATES_MAX)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "file %s: more than %d post-processors", r->path, FLRQ_TEMPLATES_MAX);
     *out = &r->tokenizer->templates[r->tokenizer->n_templates++];
+    return FLRQ_OK;
+}
+
+/* An id that a post-processor adds: it need not be in the vocabulary. */
+static flrq_status get_special_id(const reader *r, const char *where, const json_t *value, const char *key,
+                                  int32_t *id) {
+    FLRQ_TRY(get_id(r, where, value, key, id));
+    if (*id >= r->tokenizer->vocab) r->tokenizer->vocab = (int64_t)*id + 1;
     return FLRQ_OK;
 }
 
@@ -320,7 +324,7 @@ static flrq_status read_special(const reader *r, const char *where, const json_t
                          where, flrq_text_quote(quoted, name));
     for (size_t i = 0; i < json_array_size(ids); i++) {
         int32_t id;
-        FLRQ_TRY(get_id(r, where, json_array_get(ids, i), "ids", &id));
+        FLRQ_TRY(get_special_id(r, where, json_array_get(ids, i), "ids", &id));
         FLRQ_TRY(flrq_ids_push(items, id));
     }
     return FLRQ_OK;
@@ -356,7 +360,7 @@ static flrq_status read_pair(const reader *r, const char *where, const json_t *c
     const json_t *pair = json_object_get(component, key);
     if (json_array_size(pair) != 2 || !json_is_string(json_array_get(pair, 0)))
         return bad_member(r, where, key, "a pair of text and id");
-    return get_id(r, where, json_array_get(pair, 1), key, id);
+    return get_special_id(r, where, json_array_get(pair, 1), key, id);
 }
 
 static flrq_status read_post_processor(const reader *r, const char *part, const json_t *component, int depth) {
@@ -378,8 +382,7 @@ static flrq_status read_post_processor(const reader *r, const char *part, const 
     return not_supported(r, where);
 }
 
-/* ---- model --------------------------------------------------------------------------------------------------------
- */
+/* ---- model ------------------------------------------------------------------------------------------------------ */
 
 /* A merge is "left right", which must have just one space, or ["left", "right"]. */
 static flrq_status read_merge(const reader *r, flrq_bpe *bpe, const json_t *merge, size_t index) {
@@ -436,8 +439,7 @@ static flrq_status read_model(const reader *r, json_t *model) {
     return flrq_bpe_finish(r->tokenizer->bpe);
 }
 
-/* ---- added_tokens -------------------------------------------------------------------------------------------------
- */
+/* ---- added_tokens ----------------------------------------------------------------------------------------------- */
 
 /* The id of an added token is that of its text in the vocabulary. A text that is not there gets the next id behind the
  * vocabulary and the tokens added before it (`*next_id`); the file's own "id" is what the reference only compares.
@@ -477,8 +479,7 @@ static flrq_status read_added_tokens(const reader *r, const json_t *tokens) {
     return FLRQ_OK;
 }
 
-/* ---- the file -----------------------------------------------------------------------------------------------------
- */
+/* ---- the file --------------------------------------------------------------------------------------------------- */
 
 static flrq_status read_file(const reader *r, json_t *root) {
     static const char *const known[] = {"version",       "truncation",     "padding", "added_tokens", "normalizer",
