@@ -82,6 +82,8 @@ static flrq_status forward(eval *e, subject *s, int64_t first, int64_t count) {
             FLRQ_TRY(
                 flrq_forward_block(s->model, e->be, s->block, s->d_x + w * window, e->ctx, s->d_workspace, NULL, NULL));
         }
+        snprintf(summary, sizeof summary, "%lld windows of %lld tokens", (long long)count, (long long)e->ctx);
+        flrq_block_done(e->reporter, b + 1, flrq_seconds() - begin, summary);
     }
     return flrq_globals_load(&s->globals, s->model, e->be, FLRQ_GLOBALS_HEAD);
 }
