@@ -101,7 +101,8 @@ static flrq_status read_config(flrq_tokenizer *t, const json_t *config, const ch
     FLRQ_TRY(add_special(t, config, path, "pad_token", NULL, &other));
     if (!add_bos) return FLRQ_OK;
     if (bos < 0) return flrq_fail(FLRQ_ERR_FORMAT, "file %s: add_bos_token without a bos_token", path);
-    return flrq_ids_append(&t->templates[t->n_templates++], (int32_t[]){bos, FLRQ_TEMPLATE_SEQUENCE}, 2);
+    t->has_template = true;
+    return flrq_ids_append(&t->template, (int32_t[]){bos, FLRQ_TEMPLATE_SEQUENCE}, 2);
 }
 
 flrq_status flrq_gpt2_open(flrq_tokenizer **out, const char *dir) {

@@ -185,6 +185,7 @@ static void strip(const flrq_normalizer *n, const char **text, size_t *bytes, si
     *lead = *lead > removed ? *lead - removed : 0;
     *text = begin;
     *bytes = (size_t)(end - begin);
+    if (*lead > *bytes) *lead = *bytes;
 }
 
 /* Bytes that the first `lead` bytes become, on their own, under a normalizer that maps character by character; at least

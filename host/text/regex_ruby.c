@@ -301,6 +301,7 @@ static flrq_status put_escape(translation *t, bool inside, bool *is_set) {
         case 'z':
         case 'Z':
         case 'R':
+        case 'N':
             return flrq_bytes_append(t->out, at, 2);
         case 'b':
         case 'B':

@@ -64,7 +64,8 @@ flrq_status flrq_sentencepiece_tokenizer_open(flrq_tokenizer **out, const char *
                            config_path, flrq_text_quote(quoted, class));
         goto out;
     }
-    flrq_ids *items = &t->templates[t->n_templates++];
+    flrq_ids *items = &t->template;
+    t->has_template = true;
     FLRQ_GOTO(add_special(t, config, config_path, path, "add_bos_token", by_default, "bos_token", "<s>", items));
     FLRQ_GOTO(flrq_ids_push(items, FLRQ_TEMPLATE_SEQUENCE));
     FLRQ_GOTO(add_special(t, config, config_path, path, "add_eos_token", false, "eos_token", "</s>", items));

@@ -1,7 +1,7 @@
 /* tokenizer.c - opening a folder's tokenizer and the way of a text through it.
  *
  * text -> tokens added to the raw text -> normalizers -> tokens added to the normalized text -> words -> merges ->
- * templates. The order is the reference's and decides ids. A tokenizer is constant once open; everything that encoding
+ * template. The order is the reference's and decides ids. A tokenizer is constant once open; everything that encoding
  * changes lies in the encoder.
  */
 #include "text/tokenizer_impl.h"
@@ -55,7 +55,7 @@ void flrq_tokenizer_close(flrq_tokenizer *tokenizer) {
     flrq_added_set_clear(&tokenizer->normalized);
     for (int i = 0; i < tokenizer->n_normalizers; i++) flrq_normalizer_clear(&tokenizer->normalizers[i]);
     for (int i = 0; i < tokenizer->n_stages; i++) flrq_stage_clear(&tokenizer->stages[i]);
-    for (int i = 0; i < tokenizer->n_templates; i++) free(tokenizer->templates[i].data);
+    free(tokenizer->template.data);
     flrq_bpe_free(tokenizer->bpe);
     flrq_sentencepiece_free(tokenizer->sentencepiece);
     free(tokenizer);
@@ -236,7 +236,7 @@ flrq_status flrq_encoder_encode(flrq_encoder *encoder, const char *text, size_t 
                          (unsigned char)text[valid], valid, bytes);
     encoder->ids = ids;
     FLRQ_TRY(encode_text(encoder, text, bytes));
-    for (int i = 0; i < t->n_templates; i++) FLRQ_TRY(apply_template(&t->templates[i], special, ids, from));
+    if (t->has_template) FLRQ_TRY(apply_template(&t->template, special, ids, from));
     return FLRQ_OK;
 }
 

@@ -8,7 +8,7 @@
 #include "text/sentencepiece.h"
 #include "text/tokenizer.h"
 
-enum { FLRQ_NORMALIZERS_MAX = 64, FLRQ_TEMPLATES_MAX = 16, FLRQ_TEMPLATE_SEQUENCE = -1 };
+enum { FLRQ_NORMALIZERS_MAX = 64, FLRQ_TEMPLATE_SEQUENCE = -1 };
 
 /** tokenizer.json and vocab.json + merges.txt use everything but `sentencepiece`; tokenizer.model uses that and
  * `templates`. */
@@ -23,8 +23,8 @@ struct flrq_tokenizer {
     int n_stages;
     flrq_bpe *bpe;
     flrq_sentencepiece *sentencepiece;
-    flrq_ids templates[FLRQ_TEMPLATES_MAX]; /* ids to put around FLRQ_TEMPLATE_SEQUENCE, applied in order */
-    int n_templates;
+    flrq_ids template; /* ids to put around FLRQ_TEMPLATE_SEQUENCE, if has_template */
+    bool has_template;
 };
 
 /** Adds the stages of the reference's ByteLevel pre-tokenizer. `where` is for messages. */

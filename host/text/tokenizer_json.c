@@ -297,10 +297,13 @@ static flrq_status read_pre_tokenizer(const reader *r, const char *part, const j
 
 /* ---- post_processor --------------------------------------------------------------------------------------------- */
 
+/* The reference runs a second processor over the parts of the first one's result, which nobody can want. */
 static flrq_status new_template(const reader *r, flrq_ids **out) {
-    if (r->tokenizer->n_templates == FLRQ_TEMPLATES_MAX)
-        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "file %s: more than %d post-processors", r->path, FLRQ_TEMPLATES_MAX);
-    *out = &r->tokenizer->templates[r->tokenizer->n_templates++];
+    if (r->tokenizer->has_template)
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED,
+                         "file %s: more than one post-processor that adds tokens is not supported", r->path);
+    r->tokenizer->has_template = true;
+    *out = &r->tokenizer->template;
     return FLRQ_OK;
 }
 
