@@ -2,7 +2,8 @@
  *
  * Exit codes are those of flrq_exit_code(). A result that could not be written to stdout is a failure (1) even when the
  * job went well, because a script that reads it must not go on. A reader that closed stderr or stdout early never kills
- * a long job: SIGPIPE is ignored and the failed write is noticed at the end.
+ * a long job: SIGPIPE is ignored and the failed write is noticed at the end. So is SIGXFSZ: a limit of file sizes is
+ * reported like a full disk.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -120,6 +121,7 @@ static int leading_options(cli_request *request, int argc, char **argv, int *cod
 int main(int argc, char **argv) {
     reserve_standard_streams();
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     cli_request request = {0};
     request.json = cli_args_contain(argc - 1, argv + 1, "--json", NULL);
     int code;

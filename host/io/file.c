@@ -270,6 +270,13 @@ out:
 
 /* ---- JSON ------------------------------------------------------------------------------------------------------- */
 
+/* Where the key that ends before `position` begins: jansson names a duplicate key only when it is short. */
+static size_t key_before(const char *text, size_t position) {
+    size_t at = position ? position - 1 : 0;
+    while (at > 0 && (text[at - 1] != '"' || (at > 1 && text[at - 2] == '\\'))) at--;
+    return at;
+}
+
 flrq_status flrq_json_parse(const char *path, const char *text, size_t bytes, json_t **out) {
     json_error_t error = {0};
     *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
@@ -279,6 +286,11 @@ flrq_status flrq_json_parse(const char *path, const char *text, size_t bytes, js
         return flrq_fail_memory(bytes, path);
     for (char *c = error.text; *c; c++) /* the text quotes the input: keep the sentence on one line */
         if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
+    size_t end = error.position > 0 ? (size_t)error.position : 0, begin = 0;
+    if (json_error_code(&error) == json_error_duplicate_key && end <= bytes) begin = key_before(text, end);
+    if (begin)
+        return flrq_fail(FLRQ_ERR_FORMAT, "file %s: not valid JSON: line %d, column %d: duplicate object key \"%.*s\"",
+                         path, error.line, error.column, (int)(end - 1 - begin), text + begin);
     return flrq_fail(FLRQ_ERR_FORMAT, "file %s: not valid JSON: line %d, column %d: %s", path, error.line, error.column,
                      error.text);
 }

@@ -250,6 +250,30 @@ static flrq_status check_finite(job *j, const flrq_linear *l, const flrq_operand
     return zero_nonfinite(j, w);
 }
 
+/* Refuses NaN and infinities in what is copied as it is: norms, biases, embeddings (block -1: what is outside the
+ * blocks). */
+static flrq_status check_copied_finite(job *j, int64_t block) {
+    for (int64_t i = 0; i < j->model->n_others; i++) {
+        const flrq_other *o = &j->model->others[i];
+        const flrq_tensor *t = o->tensor;
+        if (o->block != block || o->fate != FLRQ_FATE_COPY) continue;
+        if (t->dtype != FLRQ_F32 && t->dtype != FLRQ_F16 && t->dtype != FLRQ_BF16) continue;
+        uint64_t size = (uint64_t)flrq_dtype_bits(t->dtype) / 8, step = j->staging.size / size * size;
+        for (uint64_t first = 0; first < t->bytes; first += step) {
+            uint64_t bytes = t->bytes - first < step ? t->bytes - first : step;
+            FLRQ_TRY(flrq_checkpoint_read(j->model->checkpoint, t, j->staging.bytes, first, bytes));
+            for (uint64_t n = 0; n < bytes / size; n++)
+                if (!isfinite(flrq_load(j->staging.bytes, t->dtype, (int64_t)n)))
+                    return flrq_fail(
+                        FLRQ_ERR_NUMERIC,
+                        "%s: tensor %s: element %llu is NaN or infinite; repair the checkpoint (--nonfinite "
+                        "zero is for the quantized matrices only)",
+                        j->model->checkpoint->files[t->file], t->name, (unsigned long long)(first / size + n));
+        }
+    }
+    return FLRQ_OK;
+}
+
 /* The dense weight of linears[i] as an operand: a slot of the loaded block, or read alone in a weights-only run. */
 static flrq_status weight_of(job *j, const flrq_linear *l, flrq_operand *out) {
     if (j->plan.calibrated) {
@@ -472,6 +496,7 @@ static flrq_status run_block(job *j, int64_t block) {
     json_t *record;
     j->reporter->block = block + 1;
     prefetch_block(j->model, block + 1);
+    FLRQ_TRY(check_copied_finite(j, block));
     if (j->plan.calibrated) {
         flrq_progress(j->reporter, "read", 0, 1);
         FLRQ_TRY(flrq_block_load(j->block, j->model, j->be, block));
@@ -499,6 +524,7 @@ static flrq_status run_blocks(job *j) {
     if (!j->state.globals) {
         flrq_block_writer *writer;
         uint64_t hash;
+        FLRQ_TRY(check_copied_finite(j, -1));
         FLRQ_TRY(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, -1));
         FLRQ_TRY(flrq_block_writer_finish(writer, &j->staging, &hash));
         FLRQ_TRY(flrq_state_commit(&j->state, -1, hash, 0, json_object()));

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/dtype.h"
 #include "pipeline/output.h"
 
 static flrq_status find_tensor(const flrq_checkpoint *checkpoint, const char *prefix, const char *module,
@@ -81,8 +82,21 @@ static flrq_status compare_copy(const flrq_model *source, const flrq_other *othe
     return FLRQ_OK;
 }
 
-/* ||W - What|| / ||W|| from disk against the value of the fit. With --nonfinite zero the source may hold values that
- * the fit did not see; those are zeroed here too by comparing only when the source is finite. */
+static flrq_status upload_source(const flrq_model *source, const flrq_tensor *t, flrq_backend *be, int zero_nonfinite,
+                                 check_buffers *buffers) {
+    for (uint64_t first = 0; first < t->bytes; first += COMPARE_BYTES) {
+        uint64_t bytes = t->bytes - first < COMPARE_BYTES ? t->bytes - first : COMPARE_BYTES;
+        FLRQ_TRY(flrq_checkpoint_read(source->checkpoint, t, buffers->a, first, bytes));
+        int64_t count = zero_nonfinite ? (int64_t)(bytes * 8) / flrq_dtype_bits(t->dtype) : 0;
+        for (int64_t i = 0; i < count; i++)
+            if (!isfinite(flrq_load(buffers->a, t->dtype, i))) flrq_store(buffers->a, t->dtype, i, 0);
+        FLRQ_TRY(be->upload(be, (char *)buffers->d_weight + first, buffers->a, bytes));
+    }
+    return FLRQ_OK;
+}
+
+/* ||W - What|| / ||W|| from disk against the value of the fit, which saw zeros in place of what is not finite
+ * (--nonfinite zero). */
 static flrq_status compare_layer(const flrq_model *source, const flrq_linear *from, const flrq_model *out,
                                  const flrq_linear *to, flrq_backend *be, const json_t *record,
                                  check_buffers *buffers) {
@@ -92,18 +106,14 @@ static flrq_status compare_layer(const flrq_model *source, const flrq_linear *fr
     FLRQ_TRY(flrq_linear_load_packed(out, be, to, &buffers->codes, buffers->d_l, buffers->d_r, &rank));
     if (rank != json_integer_value(json_object_get(record, "rank")))
         return flrq_fail(FLRQ_ERR_FORMAT, "%s: %s has rank %lld on disk", out->dir, from->module, (long long)rank);
-    for (uint64_t first = 0; first < t->bytes; first += COMPARE_BYTES) {
-        uint64_t bytes = t->bytes - first < COMPARE_BYTES ? t->bytes - first : COMPARE_BYTES;
-        FLRQ_TRY(flrq_checkpoint_read(source->checkpoint, t, buffers->a, first, bytes));
-        FLRQ_TRY(be->upload(be, (char *)buffers->d_weight + first, buffers->a, bytes));
-    }
+    FLRQ_TRY(upload_source(source, t, be, 0, buffers));
     flrq_operand w = {.rows = from->rows,
                       .cols = from->cols,
                       .d_dense = buffers->d_weight,
                       .ld_dense = from->cols,
                       .dense_dtype = t->dtype};
     FLRQ_TRY(be->count_nonfinite(be, &bad, &first_bad, &w));
-    if (bad) return FLRQ_OK;
+    if (bad) FLRQ_TRY(upload_source(source, t, be, 1, buffers));
     FLRQ_TRY(be->sum_squares(be, &norm, &w));
     w.codes = &buffers->codes, w.codes_sign = -1;
     w.d_l = buffers->d_l, w.d_r = buffers->d_r, w.rank = rank, w.lr_sign = -1;

@@ -5,6 +5,7 @@
  *   E2E_FAULTS=term:N          sends itself SIGTERM before operation N
  *   E2E_FAULTS=pause:N         sends itself SIGSTOP before operation N
  *   E2E_FAULTS=full:N          from operation N on the disk is full
+ *   E2E_FAULTS=space:BYTES     the disk says that so much is free
  *   E2E_FAULTS=term:9,kill:20  several at once
  *
  * Operations are the calls that change a file system: open to create, pwrite, fsync, fallocate, ftruncate, rename,
@@ -22,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { MAX_FILES = 64, MAX_PATH = 4096 };
@@ -38,7 +40,7 @@ typedef struct renamed {
     char from[MAX_PATH], to[MAX_PATH];
 } renamed;
 
-static long count, kill_at, term_at, pause_at, full_from;
+static long count, kill_at, term_at, pause_at, full_from, space;
 static const char *count_path;
 static unflushed files[MAX_FILES];
 static renamed renames[MAX_FILES];
@@ -61,6 +63,7 @@ __attribute__((constructor)) static void read_orders(void) {
               : strcmp(order, "term") == 0  ? &term_at
               : strcmp(order, "pause") == 0 ? &pause_at
               : strcmp(order, "full") == 0  ? &full_from
+              : strcmp(order, "space") == 0 ? &space
                                             : (abort(), &count)) = atol(value);
     }
 }
@@ -197,4 +200,10 @@ int unlink(const char *path) {
 int symlink(const char *target, const char *path) {
     FAULT(1, (void)0);
     return REAL(symlink)(target, path);
+}
+
+int statvfs(const char *path, struct statvfs *info) {
+    int failed = REAL(statvfs)(path, info);
+    if (!failed && space) info->f_bavail = (fsblkcnt_t)space / info->f_frsize;
+    return failed;
 }
