@@ -185,26 +185,25 @@ static inline void fit_four(float *b, float *c, const float *inv, const block *k
     }
 }
 
-static inline void fit_block(float *b, float *c, const float *inv, int trials, const block *k, int variant) {
-    const float *most = k->most[variant];
+static inline void fit_block(float *b, float *c, const float *inv, int trials, const block *k, int variant,
+                             bool weighted) {
     if (trials == 4)
-        k->h ? fit_four(b, c, inv, k, most, true) : fit_four(b, c, inv, k, most, false);
+        fit_four(b, c, inv, k, k->most[variant], weighted);
     else
-        k->h ? fit_eight(b, c, inv, k, most, true) : fit_eight(b, c, inv, k, most, false);
+        fit_eight(b, c, inv, k, k->most[variant], weighted);
 }
 
-/* B and C of 4 or 8 trials, in lanes, over a group of any length. */
-static inline void fit(float *b, float *c, const float *inv, int trials, lot *t, int i, int variant) {
+/* The same over a group of many blocks. */
+static void fit_blocks(float *b, float *c, const float *inv, int trials, lot *t, int i, int variant) {
     block *k = &t->blocks[i];
-    if (t->n[i] <= QUANT_BLOCK) {
-        fit_block(b, c, inv, trials, k, variant);
-        return;
-    }
     double sum_b[LANES] = {0}, sum_c[LANES] = {0};
     for (int64_t j = 0; j < t->n[i]; j += QUANT_BLOCK) {
         block_at(k, t, i, j);
         block_prepare(k, t, i, variant);
-        fit_block(b, c, inv, trials, k, variant);
+        if (k->h)
+            fit_block(b, c, inv, trials, k, variant, true);
+        else
+            fit_block(b, c, inv, trials, k, variant, false);
         for (int lane = 0; lane < LANES; lane++) {
             sum_b[lane] += (double)b[lane];
             sum_c[lane] += (double)c[lane];
@@ -214,6 +213,25 @@ static inline void fit(float *b, float *c, const float *inv, int trials, lot *t,
         b[lane] = (float)sum_b[lane];
         c[lane] = (float)sum_c[lane];
     }
+}
+
+/* B and C, in lanes, of 4 or 8 trials for every group; variant < 0: that of the group. */
+static inline void fit_as(float (*b)[LANES], float (*c)[LANES], lot *t, int trials, int variant, bool weighted) {
+    for (int i = 0; i < t->count; i++) {
+        int here = variant < 0 ? t->variant[i] : variant;
+        if (t->n[i] <= QUANT_BLOCK)
+            fit_block(b[i], c[i], t->inv[i], trials, &t->blocks[i], here, weighted);
+        else
+            fit_blocks(b[i], c[i], t->inv[i], trials, t, i, here);
+    }
+}
+
+static void fit(float (*b)[LANES], float (*c)[LANES], lot *t, int trials, int variant) {
+    bool weighted = t->h[0] != NULL;
+    if (trials == 4)
+        weighted ? fit_as(b, c, t, 4, variant, true) : fit_as(b, c, t, 4, variant, false);
+    else
+        weighted ? fit_as(b, c, t, 8, variant, true) : fit_as(b, c, t, 8, variant, false);
 }
 
 /* Takes the best of 4 or 8 trials, numbers `first` and up, when it gains more than t->gain[i]. */
@@ -260,7 +278,7 @@ static void round_one(lot *t, const quant_plan *plan, int variants) {
     for (int variant = 0; variant < variants; variant++)
         for (int first = 0; first < plan->first; first += 8) {
             first_inv(t, plan, first);
-            for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], 8, t, i, variant);
+            fit(b, c, t, 8, variant);
             for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], first, 8, variant);
         }
 }
@@ -268,7 +286,7 @@ static void round_one(lot *t, const quant_plan *plan, int variants) {
 static void round_two(lot *t, const quant_plan *plan) {
     _Alignas(64) float b[GROUPS][LANES], c[GROUPS][LANES];
     second_inv(t, plan);
-    for (int i = 0; i < t->count; i++) fit(b[i], c[i], t->inv[i], plan->second, t, i, t->variant[i]);
+    fit(b, c, t, plan->second, -1);
     memset(t->gain, 0, sizeof t->gain);
     for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], 0, plan->second, t->variant[i]);
 }
@@ -311,44 +329,49 @@ static inline void set_at_fit(candidates *s, int k, const quant_levels *l, vf sc
     v_store(s->up + k, v_add(magic, v_sub(v_set(l->up), shift)));
 }
 
-/* Integers of weights under candidate i, with QUANT_MAGIC; *free before the clip. */
-static inline vf integers_of(vf w, const candidates *s, int i, vf *free) {
-    *free = fused(w, v_set(s->inv[i]), v_set(QUANT_MAGIC));
-    return v_min(v_max(*free, v_set(s->down[i])), v_set(s->up[i]));
+/* One candidate in all lanes. Copies, because the bytes of codes that a loop stores could alias anything. */
+typedef struct candidate_lanes {
+    vf scale, inv, down, up;
+} candidate_lanes;
+
+static inline candidate_lanes lanes_of(const candidates *s, int i) {
+    return (candidate_lanes){v_set(s->scale[i]), v_set(s->inv[i]), v_set(s->down[i]), v_set(s->up[i])};
 }
 
 /* Writes the codes of group i under candidate i and counts the weights beyond its range. Returns the error, or -1
  * when a rival's is not higher. */
-static inline double encode_as(uint8_t *code, lot *t, int i, const candidates *s, const candidates *rival,
+static inline double encode_as(uint8_t *restrict code, lot *t, int i, const candidates *s, const candidates *rival,
                                bool weighted, bool cut) {
-    const vf magic = v_set(QUANT_MAGIC), scale = v_set(s->scale[i]), zero = v_set(s->zero[i]);
-    block *b = &t->blocks[i];
-    double error = 0, other = 0;
+    const vf magic = v_set(QUANT_MAGIC), zero = v_set(s->zero[i]), lo = v_set(s->lo[i]), hi = v_set(s->hi[i]);
+    const candidate_lanes c = lanes_of(s, i), other = lanes_of(rival ? rival : s, i);
+    double error = 0, other_error = 0;
     vf beyond[VECTORS];
     for (int v = 0; v < VECTORS; v++) beyond[v] = v_load(t->beyond + v * V);
     for (int64_t j0 = 0; j0 < t->n[i]; j0 += QUANT_BLOCK) {
-        int64_t end = t->n[i] - j0;
-        if (t->n[i] > QUANT_BLOCK) block_at(b, t, i, j0);
+        if (t->n[i] > QUANT_BLOCK) block_at(&t->blocks[i], t, i, j0);
+        const float *w_at = t->blocks[i].w, *h_at = t->blocks[i].h;
+        const int n = t->blocks[i].n;
+        const int64_t end = t->n[i] - j0;
         vf part[VECTORS], part_other[VECTORS];
         float sums[2];
         for (int v = 0; v < VECTORS; v++) part[v] = part_other[v] = v_set(0);
-        for (int j = 0; j < b->n; j += LANES)
+        for (int j = 0; j < n; j += LANES)
             for (int v = 0; v < VECTORS; v++) {
                 int at = j + v * V;
-                vf w = v_load(b->w + at), h = weighted ? v_load(b->h + at) : magic, free, in, e;
+                vf w = v_load(w_at + at), h = weighted ? v_load(h_at + at) : magic, e;
                 if (rival) {
-                    e = fused_minus(v_sub(integers_of(w, rival, i, &free), magic), v_set(rival->scale[i]), w);
+                    vf in = v_min(v_max(fused(w, other.inv, magic), other.down), other.up);
+                    e = fused_minus(v_sub(in, magic), other.scale, w);
                     part_other[v] = fused(weighted ? v_mul(h, e) : e, e, part_other[v]);
                 }
-                in = integers_of(w, s, i, &free);
+                vf free = fused(w, c.inv, magic), in = v_min(v_max(free, c.down), c.up);
                 if (cut) {
-                    vf lo = v_set(s->lo[i]), hi = v_set(s->hi[i]);
                     in = v_add(inside(v_sub(in, magic), w, lo, hi), magic);
                     beyond[v] = count_differing(beyond[v], inside(magic, w, lo, hi), magic);
                 } else {
                     beyond[v] = count_differing(beyond[v], in, free);
                 }
-                e = fused_minus(v_sub(in, magic), scale, w);
+                e = fused_minus(v_sub(in, magic), c.scale, w);
                 part[v] = fused(weighted ? v_mul(h, e) : e, e, part[v]);
                 if (at + V <= end) {
                     store_codes(code + j0 + at, v_add(in, zero));
@@ -360,25 +383,18 @@ static inline double encode_as(uint8_t *code, lot *t, int i, const candidates *s
             }
         fold_two(sums, part, part_other);
         error += (double)sums[0];
-        other += (double)sums[1];
+        other_error += (double)sums[1];
     }
-    if (rival && !(error < other)) return -1;
+    if (rival && !(error < other_error)) return -1;
     for (int v = 0; v < VECTORS; v++) v_store(t->beyond + v * V, beyond[v]);
     return error;
 }
 
 /* Writes codes, scale and zero point of group i under candidate i. With a rival: false, and nothing is final, unless
  * the candidate has the lower error. */
-static bool encode(const row *to, lot *t, int i, const candidates *s, const candidates *rival) {
-    uint8_t *code = to->code + (t->w[i] - to->w);
-    bool weighted = t->h[i] != NULL;
-    double error;
-    if (t->cut)
-        error = encode_as(code, t, i, s, NULL, weighted, true);
-    else if (rival)
-        error = weighted ? encode_as(code, t, i, s, rival, true, false) : encode_as(code, t, i, s, rival, false, false);
-    else
-        error = weighted ? encode_as(code, t, i, s, NULL, true, false) : encode_as(code, t, i, s, NULL, false, false);
+static inline bool encode(const row *to, lot *t, int i, const candidates *s, const candidates *rival, bool weighted,
+                          bool cut) {
+    double error = encode_as(to->code + (t->w[i] - to->w), t, i, s, rival, weighted, cut);
     if (error < 0) return false;
     to->scale[t->index[i]] = s->scale[i];
     if (to->zero) to->zero[t->index[i]] = (uint8_t)s->zero[i];
@@ -386,6 +402,26 @@ static bool encode(const row *to, lot *t, int i, const candidates *s, const cand
     to->stats->weighted_norm += t->norm[i];
     to->stats->ratio_sum += quant_ratio(range_of(t, i), s->scale[i]);
     return true;
+}
+
+/* The same for all groups, whose candidates stand at their numbers. */
+static void encode_all(const row *to, lot *t, const candidates *s) {
+    bool weighted = t->h[0] != NULL;
+    for (int i = 0; i < t->count; i++)
+        if (t->cut)
+            encode(to, t, i, s, NULL, weighted, true);
+        else if (weighted)
+            encode(to, t, i, s, NULL, true, false);
+        else
+            encode(to, t, i, s, NULL, false, false);
+}
+
+/* The fit of every group if it has one that is better than the nearest, else the nearest. */
+static inline void encode_better(const row *to, lot *t, const candidates *found, const candidates *nearest,
+                                 bool weighted) {
+    for (int i = 0; i < t->count; i++)
+        if (!(t->gain[i] > 0) || !encode(to, t, i, found, nearest, weighted, false))
+            encode(to, t, i, nearest, NULL, weighted, false);
 }
 
 /* ---- search by fits -------------------------------------------------------------------------------------------- */
@@ -432,8 +468,7 @@ static void quantize_by_fits(const row *to, lot *t, const quant_plan *plan, int 
     for (int i = 0; i < GROUPS; i += V)
         set_at_fit(&found, i, &t->levels, v_div(v_load(t->b + i), v_load(t->c + i)), v_load(sign + i),
                    v_load(zero + i));
-    for (int i = 0; i < t->count; i++)
-        if (!(t->gain[i] > 0) || !encode(to, t, i, &found, &nearest)) encode(to, t, i, &nearest, NULL);
+    t->h[0] ? encode_better(to, t, &found, &nearest, true) : encode_better(to, t, &found, &nearest, false);
 }
 
 /* ---- search by true errors ------------------------------------------------------------------------------------- */
@@ -499,7 +534,7 @@ static int search_by_errors(lot *t, int i, const candidate_list *list) {
     double lowest = INFINITY, error[TRIALS];
     int best = 0;
     candidates s;
-    for (int done = 0; done < list->count && list->count > 1; done += TRIALS) {
+    for (int done = 0; done < list->count; done += TRIALS) {
         int now = list->count - done < TRIALS ? list->count - done : TRIALS;
         set_trials(&s, list, t, i, done);
         if (t->cut)
@@ -518,8 +553,13 @@ static int search_by_errors(lot *t, int i, const candidate_list *list) {
 
 static void quantize_by_errors(const row *to, lot *t, const candidate_list *list) {
     candidates s, chosen;
-    for (int i = 0; i < t->count; i++) {
-        set_trials(&s, list, t, i, search_by_errors(t, i, list));
+    for (int i = 0; i < GROUPS; i += V) /* number 0 for all groups */
+        set_at_ratio(&chosen, i, &t->levels, v_load(t->lo + i), v_load(t->hi + i), v_load(t->unit + i), v_set(1),
+                     v_set(1));
+    for (int i = 0; i < t->count && list->count > 1; i++) {
+        int best = search_by_errors(t, i, list);
+        if (best == 0) continue;
+        set_trials(&s, list, t, i, best);
         chosen.scale[i] = s.scale[0];
         chosen.inv[i] = s.inv[0];
         chosen.zero[i] = s.zero[0];
@@ -527,8 +567,8 @@ static void quantize_by_errors(const row *to, lot *t, const candidate_list *list
         chosen.up[i] = s.up[0];
         chosen.lo[i] = s.lo[0];
         chosen.hi[i] = s.hi[0];
-        encode(to, t, i, &chosen, NULL);
     }
+    encode_all(to, t, &chosen);
 }
 
 /* ---- one row --------------------------------------------------------------------------------------------------- */
