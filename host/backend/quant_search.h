@@ -27,10 +27,15 @@
  * the error jumps at every weight.
  *
  * Numbers of trials come from measurements over Gaussian, Laplace, Student t4, uniform and 1 %-outlier weights with h =
- * 1 and with log-normal h that has 2 % of channels x100, groups of 32 to 4096, symmetric and asymmetric, against grids
- * of 100 ratios down to 0.2, 0.3, 0.4, 0.8 (2, 3, 4, 8 bits); bench_clip repeats it. The worst excess of a distribution
- * over the grid is below 0.1 %; with weights h the fast search is 1 to 20 % better than the grid, which stops at
- * ratio 1.
+ * 1 and with log-normal h that has 2 % of channels x100, groups of 32 to 4096, symmetric and asymmetric (bench_clip and
+ * test_quant_ops repeat the gist). Total error over that of a grid of 100 ratios, worst distribution, at 2 / 3 / 4
+ * bits: round one of 8 alone +0.30 / +0.75 / +1.7 %; 8 and 4 trials +0.01 / +0.04 / +0.09 %; 8 and 8 -0.00 / +0.00 /
+ * +0.01 %. With h the fast search is 5 to 14 % below the grid (28 % at 8 bits), which stops at ratio 1, and within 0.7
+ * % of the best of all scales. Neighbours of the zero point bring 2 to 20 % in asymmetric schemes with h.
+ *
+ * A grid needs 50 ratios down to 0.2, 0.3, 0.4, 0.8 at 2, 3, 4, 8 bits to come within 0.3 % of one of 300 on every one
+ * of these; 20 ratios lose up to 2.5 % at 4 bits and below, and a grid that ends at 0.4 loses up to 25 % at 2 bits
+ * (more per channel).
  *
  * Refuses: non-finite weights (the caller has checked) and negative h.
  */
