@@ -1,283 +1,13 @@
 /* test_fit.c - the fit of one matrix: what it returns is what it says, in every scheme, and the methods are the
  * published ones.
  *
- * Errors are recomputed here in double from the codes, scales, L and R that come back; low-rank parts are compared with
- * LAPACK's double SVD of the target that the paper's equations name. The last part holds the order of choices that a
- * prototype in another language showed on a generated layer.
+ * Low-rank parts are compared with LAPACK's double SVD of the target that the paper's equations name. Hostile layers,
+ * determinism and memory are in test_fit_hostile.c.
  */
 #include <lapacke.h>
-#include "matrices.h"
-#include "quant/fit.h"
+#include "fit_case.h"
 
-/* ---- a layer and its inputs ----------------------------------------------------------------------------------------
- */
-
-/* W [m, n] and inputs X [tokens, n]; the activation sketch is S = X^T itself, so that ||E S|| is the output error. */
-typedef struct layer {
-    int64_t m, n, tokens;
-    float *w, *s;
-    double *abs_sum, *square_sum;
-} layer;
-
-/* Sums over tokens from S [n, tokens], as Eq. 10 has them: |x_tj| over the token's mean |x|. */
-static void layer_sums(layer *y) {
-    for (int64_t j = 0; j < y->n; j++) y->abs_sum[j] = y->square_sum[j] = 0;
-    for (int64_t t = 0; t < y->tokens; t++) {
-        double mean = 0;
-        for (int64_t j = 0; j < y->n; j++) mean += fabs((double)y->s[j * y->tokens + t]) / (double)y->n;
-        for (int64_t j = 0; j < y->n; j++) {
-            double x = y->s[j * y->tokens + t];
-            y->abs_sum[j] += mean > 0 ? fabs(x) / mean : 0;
-            y->square_sum[j] += x * x;
-        }
-    }
-}
-
-/* Power-law spectrum on a noise floor, every 128th column four times larger; inputs with four common factors and
- * outlier channels 15 times larger. */
-static layer make_layer(int64_t m, int64_t n, int64_t tokens, uint64_t key) {
-    enum { STRUCTURE = 24, FACTORS = 4 };
-    layer y = {m, n, tokens, NULL, floats(n * tokens), doubles(n), doubles(n)};
-    double s[STRUCTURE];
-    int64_t full = m < n ? m : n, terms = full < STRUCTURE ? full : STRUCTURE;
-    for (int64_t k = 0; k < terms; k++) s[k] = 0.02 * sqrt((double)(m * n)) * 0.6 * pow((double)k + 1, -0.8);
-    y.w = with_spectrum(m, n, s, terms, key);
-    float *noise = normals(m * n, 0.02, key + 1), *z = normals(n * tokens, 1, key + 2);
-    float *factor = normals(FACTORS * tokens, 1, key + 3), *load = normals(n * FACTORS, 0.7, key + 4);
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++)
-            y.w[i * n + j] = (y.w[i * n + j] + noise[i * n + j]) * (j % 128 == 50 ? 4.0f : 1.0f);
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t t = 0; t < tokens; t++) {
-            double x = z[j * tokens + t];
-            for (int64_t f = 0; f < FACTORS; f++) x += (double)load[j * FACTORS + f] * factor[f * tokens + t];
-            y.s[j * tokens + t] = (float)(x * (j % 97 == 11 ? 15 : 1));
-        }
-    layer_sums(&y);
-    free(load);
-    free(factor);
-    free(z);
-    free(noise);
-    return y;
-}
-
-static void drop_layer(layer *y) {
-    free(y->w);
-    free(y->s);
-    free(y->abs_sum);
-    free(y->square_sum);
-}
-
-/* ---- one fit, everything on the host --------------------------------------------------------------------------------
- */
-
-typedef struct fitted {
-    flrq_fit_result result; /* amax owned */
-    flrq_codes codes;       /* arrays on the host */
-    float *l, *r;
-} fitted;
-
-static flrq_fit_options fit_defaults(int bits, int symmetric, int64_t group) {
-    return (flrq_fit_options){
-        .method = FLRQ_METHOD_FLRQ,
-        .scheme = {.bits = bits, .symmetric = symmetric, .grid = FLRQ_GRID_FULL, .group = group},
-        .clip = {.search = FLRQ_CLIP_FAST, .mode = FLRQ_CLIP_CLAMP, .steps = 20, .min_ratio = 0.4f, .signed_scale = 1},
-        .clip_weights_h = 1,
-        .sketch = {.kind = FLRQ_SKETCH_BLOCK, .power_iterations = 2, .oversample = 8},
-        .rank = {.rule = FLRQ_RANK_ENERGY, .fixed = 4, .max_rank = 64, .multiple = 1, .extra = 0.5, .bits = bits},
-        .metric = FLRQ_METRIC_RMS,
-        .alpha_power = 2.5,
-        .start = FLRQ_START_WEIGHT,
-        .epochs = 1,
-        .tolerance = 0.001,
-        .factor_dtype = FLRQ_F16,
-        .seed = 3,
-    };
-}
-
-/* Which statistics a fit is given. */
-enum { WITH_ABS = 1, WITH_SQUARES = 2, WITH_SUMS = 3, WITH_SKETCH = 4, WITH_ALL = 7 };
-
-static fitted fit_in(flrq_fit_space *space, flrq_backend *be, const flrq_fit_options *o, const layer *y, int parts,
-                     const char *name) {
-    int64_t m = y->m, n = y->n, cap = flrq_fit_rank_cap(o, m, n);
-    fitted f = {0};
-    flrq_codes codes = {0};
-    CHECK_OK(flrq_codes_alloc(&codes, be, &o->scheme, (flrq_extent){m, n, m * n}));
-    float *d_w = to_device(be, y->w, (size_t)(m * n) * sizeof *d_w);
-    float *d_l = to_device(be, NULL, (size_t)(m * cap) * sizeof *d_l);
-    float *d_r = to_device(be, NULL, (size_t)(cap * n) * sizeof *d_r);
-    float *d_s = parts & WITH_SKETCH ? to_device(be, y->s, (size_t)(n * y->tokens) * sizeof *d_s) : NULL;
-    flrq_operand w = dense_operand(d_w, m, n);
-    flrq_input_stats stats = {.n = n,
-                              .tokens = (double)y->tokens,
-                              .abs_sum = parts & WITH_ABS ? y->abs_sum : NULL,
-                              .square_sum = parts & WITH_SQUARES ? y->square_sum : NULL,
-                              .d_sketch = d_s,
-                              .sketch_cols = d_s ? y->tokens : 0};
-    watch_begin(be, 0); /* a fit allocates nothing */
-    CHECK_OK(flrq_fit(space, be, flrq_comm_self(), o, name, &w, parts ? &stats : NULL, &codes, d_l, d_r, &f.result));
-    watch_end(be);
-    float *w_after = to_host(be, d_w, (size_t)(m * n) * sizeof *d_w);
-    assert_memory_equal(w_after, y->w, (size_t)(m * n) * sizeof *d_w);
-    free(w_after);
-    assert_true(f.result.rank >= 0 && f.result.rank <= cap);
-    f.codes = codes;
-    f.codes.code = to_host(be, codes.code, (size_t)(m * n));
-    f.codes.scale = to_host(be, codes.scale, (size_t)(m * codes.n_groups) * sizeof(float));
-    f.codes.zero = o->scheme.symmetric ? NULL : to_host(be, codes.zero, (size_t)(m * codes.n_groups));
-    f.l = to_host(be, d_l, (size_t)(m * f.result.rank) * sizeof *d_l);
-    f.r = to_host(be, d_r, (size_t)(f.result.rank * n) * sizeof *d_r);
-    float *amax = floats(f.result.curve_terms + 1);
-    if (f.result.amax) memcpy(amax, f.result.amax, (size_t)(f.result.curve_terms + 1) * sizeof *amax);
-    f.result.amax = amax;
-    flrq_codes_release(&codes, be);
-    be->release(be, d_w);
-    be->release(be, d_l);
-    be->release(be, d_r);
-    be->release(be, d_s);
-    return f;
-}
-
-static fitted fit_on(flrq_backend *be, const flrq_fit_options *o, const layer *y, int parts) {
-    flrq_fit_space *space = NULL;
-    CHECK_OK(flrq_fit_space_new(&space, be, o, (flrq_extent){y->m, y->n, y->m * y->n}));
-    fitted f = fit_in(space, be, o, y, parts, "layer");
-    flrq_fit_space_free(space, be);
-    return f;
-}
-
-static void drop_fit(fitted *f) {
-    free(f->codes.code);
-    free(f->codes.scale);
-    free(f->codes.zero);
-    free(f->l);
-    free(f->r);
-    free((float *)f->result.amax);
-}
-
-/* One fit, its reported error. */
-static double error_with(flrq_backend *be, const flrq_fit_options *o, const layer *y) {
-    fitted f = fit_on(be, o, y, WITH_ALL);
-    double error = f.result.error;
-    drop_fit(&f);
-    return error;
-}
-
-/* ---- independent numbers -------------------------------------------------------------------------------------------
- */
-
-static double code_value(const flrq_codes *c, int64_t i, int64_t j) {
-    int64_t g = i * c->n_groups + j / c->group;
-    int zero = c->symmetric ? 1 << (c->bits - 1) : c->zero[g];
-    return (double)c->scale[g] * (c->code[i * c->cols + j] - zero);
-}
-
-static double low_rank(const fitted *f, int64_t i, int64_t j) {
-    double sum = 0;
-    for (int64_t k = 0; k < f->result.rank; k++)
-        sum += (double)f->l[i * f->result.rank + k] * f->r[k * f->codes.cols + j];
-    return sum;
-}
-
-/* W - What in double. */
-static double *difference(const layer *y, const fitted *f) {
-    double *e = doubles(y->m * y->n);
-    for (int64_t i = 0; i < y->m; i++)
-        for (int64_t j = 0; j < y->n; j++)
-            e[i * y->n + j] = (double)y->w[i * y->n + j] - code_value(&f->codes, i, j) - low_rank(f, i, j);
-    return e;
-}
-
-/* ||E S||_F, S = NULL: ||E||_F. */
-static double output_norm(const double *e, int64_t m, int64_t n, const float *s, int64_t k) {
-    double sum = 0, *row = doubles(k);
-    for (int64_t i = 0; i < m; i++) {
-        memset(row, 0, (size_t)k * sizeof *row);
-        for (int64_t j = 0; j < n; j++) {
-            if (!s) sum += e[i * n + j] * e[i * n + j];
-            for (int64_t t = 0; s && t < k; t++) row[t] += e[i * n + j] * s[j * k + t];
-        }
-        for (int64_t t = 0; s && t < k; t++) sum += row[t] * row[t];
-    }
-    free(row);
-    return sqrt(sum);
-}
-
-static double relative_error(const layer *y, const double *e, int with_sketch) {
-    double *w = doubles(y->m * y->n);
-    for (int64_t i = 0; i < y->m * y->n; i++) w[i] = y->w[i];
-    const float *s = with_sketch ? y->s : NULL;
-    double ratio = output_norm(e, y->m, y->n, s, y->tokens) / output_norm(w, y->m, y->n, s, y->tokens);
-    free(w);
-    return ratio;
-}
-
-/* The value of a stored 16-bit number. */
-static int exact_in(flrq_dtype dtype, float value) {
-    uint16_t bits;
-    flrq_store(&bits, dtype, 0, value);
-    return isfinite(value) && flrq_load(&bits, dtype, 0) == value;
-}
-
-/* Every statement that holds for any fit with clamped codes. */
-static void check_fit(const layer *y, const flrq_fit_options *o, const fitted *f, int with_sketch) {
-    const flrq_codes *c = &f->codes;
-    const flrq_fit_result *res = &f->result;
-    int64_t m = y->m, n = y->n, rank = res->rank, group = o->scheme.group ? o->scheme.group : n;
-    int top = (1 << o->scheme.bits) - 1, bottom = o->scheme.symmetric && o->scheme.grid == FLRQ_GRID_MIRROR ? 1 : 0;
-    assert_int_equal(c->rows, m);
-    assert_int_equal(c->cols, n);
-    assert_int_equal(c->n_groups, (n + group - 1) / group);
-    assert_int_equal(c->group, group);
-    assert_int_equal(c->bits, o->scheme.bits);
-    assert_int_equal(c->symmetric, o->scheme.symmetric);
-    for (int64_t g = 0; g < m * c->n_groups; g++) {
-        assert_true(c->scale[g] != 0 && exact_in(FLRQ_F16, c->scale[g]) && exact_in(FLRQ_BF16, c->scale[g]));
-        if (c->zero) assert_true(c->zero[g] <= top);
-    }
-    for (int64_t i = 0; i < m * rank; i++) assert_true(exact_in(o->factor_dtype, f->l[i]));
-    for (int64_t i = 0; i < rank * n; i++) assert_true(exact_in(o->factor_dtype, f->r[i]));
-    double *e = difference(y, f);
-    /* The codes are the nearest for their scale. The fit rounds w - L R in fp32: rank + 2 roundings of numbers up to
-     * |w| + |LR|; a tie within that may go either way. */
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++) {
-            int code = c->code[i * n + j];
-            if (code > top || code < bottom) fail_msg("code %d at %lld, %lld", code, (long long)i, (long long)j);
-            if (o->clip.mode != FLRQ_CLIP_CLAMP) continue;
-            double scale = fabs((double)c->scale[i * c->n_groups + j / c->group]), off = e[i * n + j];
-            double sign = c->scale[i * c->n_groups + j / c->group] < 0 ? -1 : 1;
-            double size = fabs((double)y->w[i * n + j]);
-            for (int64_t k = 0; k < rank; k++) size += fabs((double)f->l[i * rank + k] * f->r[k * n + j]);
-            double slack = (double)(rank + 4) * EPS32 * (size + scale * top);
-            int up = sign * off > 0; /* a larger code would be nearer */
-            if (up ? code < top : code > bottom)
-                if (!(fabs(off) <= 0.5 * scale + slack))
-                    fail_msg("%lld, %lld: code %d leaves %g at scale %g", (long long)i, (long long)j, code, off, scale);
-        }
-    /* Reported errors. E is formed in fp32 with rank + 4 roundings relative to W, 1 / error times larger relative to
-     * E; the product with S has n terms, whose roundings add up to n EPS32 at the very worst. */
-    double error = relative_error(y, e, with_sketch), plain = relative_error(y, e, 0);
-    double tolerance = EPS32 * ((double)n + (double)(rank + 4) / fmin(plain, error));
-    CHECK_LE(fabs(res->error / error - 1), tolerance);
-    CHECK_LE(fabs(res->weight_error / plain - 1), tolerance);
-    free(e);
-    double bits = o->scheme.bits +
-                  (16.0 + (o->scheme.symmetric ? 0 : o->scheme.bits)) * (double)c->n_groups / (double)n +
-                  16.0 * (double)rank * (double)(m + n) / ((double)m * (double)n);
-    CHECK_LE(fabs(res->bits_per_weight - bits), 1e-12);
-    CHECK_LE(fabs(flrq_scheme_bits(&o->scheme, m, n, rank) - bits), 1e-12);
-    assert_true(res->error <= res->error_start);
-    assert_true(res->best_epoch >= 0 && res->best_epoch <= res->epochs && res->epochs <= o->epochs);
-    if (res->best_epoch == 0) assert_true(res->error == res->error_start);
-    assert_true(res->clipped >= 0 && res->clipped <= 1);
-    assert_true(res->clip_ratio > 0 && res->clip_ratio < 1.5); /* FAST also looks a little above 1 */
-    assert_true(res->seconds >= 0);
-}
-
-/* ---- sizes and bits ------------------------------------------------------------------------------------------------
- */
+/* ---- sizes and bits ---------------------------------------------------------------------------------------------- */
 
 static double model_bits(const flrq_scheme *scheme, int64_t hidden, int64_t inner, int64_t rank) {
     const int64_t shapes[3][3] = {{4, hidden, hidden}, {2, inner, hidden}, {1, hidden, inner}};
@@ -339,8 +69,7 @@ static void sizes_by_hand(void **state) {
     flrq_backend_close(be);
 }
 
-/* ---- every scheme --------------------------------------------------------------------------------------------------
- */
+/* ---- every scheme ------------------------------------------------------------------------------------------------ */
 
 /* 2/3/4/8 bits, both zero points, groups of 32 with and without a tail, per channel, one group larger than the row;
  * both factor types; with calibration, with sums only, with nothing. */
@@ -417,19 +146,7 @@ static void clip_to_zero(void **state) {
     flrq_backend_close(be);
 }
 
-/* ---- alternation ---------------------------------------------------------------------------------------------------
- */
-
-static int same_fit(const fitted *a, const fitted *b) {
-    size_t codes = (size_t)(a->codes.rows * a->codes.cols);
-    size_t groups = (size_t)(a->codes.rows * a->codes.n_groups);
-    return a->result.rank == b->result.rank && a->result.error == b->result.error &&
-           a->result.weight_error == b->result.weight_error && !memcmp(a->codes.code, b->codes.code, codes) &&
-           !memcmp(a->codes.scale, b->codes.scale, groups * sizeof(float)) &&
-           (!a->codes.zero || !memcmp(a->codes.zero, b->codes.zero, groups)) &&
-           !memcmp(a->l, b->l, (size_t)(a->codes.rows * a->result.rank) * sizeof *a->l) &&
-           !memcmp(a->r, b->r, (size_t)(a->result.rank * a->codes.cols) * sizeof *a->r);
-}
+/* ---- alternation ------------------------------------------------------------------------------------------------- */
 
 static void keeps_the_best(void **state) {
     flrq_backend *be = open_backend("cpu", 2);
@@ -498,8 +215,7 @@ static void stops_without_gain(void **state) {
     flrq_backend_close(be);
 }
 
-/* ---- metrics and methods against their equations --------------------------------------------------------------------
- */
+/* ---- metrics and methods against their equations ----------------------------------------------------------------- */
 
 /* Best rank-r approximation of T diag(s), divided by s again: U_r S_r V_r^T diag(1/s) by LAPACK in double. *tolerance:
  * how far (Frobenius) fp32 arithmetic may be from it in the scaled space. */
@@ -525,9 +241,10 @@ static double *scaled_best(const double *t, const double *s, int64_t m, int64_t 
     return out;
 }
 
-/* || (L R - want) diag(s) ||_F against rounding of L and R to 11 bits: half a unit, 2^-11, of each element, so the
- * product of column k moves by 2 * 2^-11 |l_k| |r_k s| (plus 2^-22). */
-static void check_low_rank(const fitted *f, const double *want, const double *s, double tolerance) {
+/* || (L R - want) diag(s) ||_F against rounding of L and R to 11 bits (fp16) or 8 (bf16): half a unit, 2^-11 or 2^-8,
+ * of each element, so the product of column k moves by twice that times |l_k| |r_k s| (plus its square). */
+static void check_low_rank(const fitted *f, flrq_dtype dtype, const double *want, const double *s, double tolerance) {
+    double half = dtype == FLRQ_F16 ? 0x1p-11 : 0x1p-8;
     int64_t m = f->codes.rows, n = f->codes.cols, rank = f->result.rank;
     double sum = 0;
     for (int64_t i = 0; i < m; i++)
@@ -539,7 +256,7 @@ static void check_low_rank(const fitted *f, const double *want, const double *s,
         double ll = 0, rr = 0;
         for (int64_t i = 0; i < m; i++) ll += pow(f->l[i * rank + k], 2);
         for (int64_t j = 0; j < n; j++) rr += pow(f->r[k * n + j] * s[j], 2);
-        tolerance += 2.001 * 0x1p-11 * sqrt(ll * rr);
+        tolerance += 2.01 * half * sqrt(ll * rr);
     }
     CHECK_LE(sqrt(sum), tolerance);
 }
@@ -583,7 +300,7 @@ static void alpha_by_hand(void **state) {
     for (int i = 0; i < 6; i++) w[i] = y.w[i];
     double *best = scaled_best(w, exact, 2, 3, 1, &tolerance);
     fitted f = fit_on(be, &o, &y, WITH_ALL);
-    check_low_rank(&f, best, exact, tolerance + 1e-5); /* six printed digits above */
+    check_low_rank(&f, o.factor_dtype, best, exact, tolerance + 1e-5); /* six printed digits above */
     drop_fit(&f);
     free(best);
     free(s);
@@ -602,6 +319,7 @@ static void low_rank_of_the_right_target(void **state) {
         for (int kind = 0; kind < 3; kind++) { /* W; error of the codes; lqer */
             flrq_fit_options o = fit_defaults(3, kind != 1, 32), alone;
             o.metric = (flrq_metric)metric;
+            if (metric == kind) o.factor_dtype = FLRQ_BF16;
             o.rank.rule = FLRQ_RANK_FIXED;
             o.rank.fixed = RANK;
             o.sketch.kind = FLRQ_SKETCH_SVD;
@@ -626,7 +344,7 @@ static void low_rank_of_the_right_target(void **state) {
                 for (int64_t j = 0; j < N; j++)
                     t[i * N + j] = (double)y.w[i * N + j] - (kind ? code_value(&q.codes, i, j) : 0);
             double *best = scaled_best(t, s, M, N, RANK, &tolerance);
-            check_low_rank(&f, best, s, tolerance);
+            check_low_rank(&f, o.factor_dtype, best, s, tolerance);
             free(best);
             free(s);
             free(t);
@@ -687,7 +405,9 @@ static void amax_curve_is_of_the_target(void **state) {
         assert_true(f.result.amax[0] == (float)most);
         /* The curve is of the factors before they are rounded to fp16 (2^-11 each; 2^-25 for subnormals). */
         CHECK_LE(fabs(f.result.amax[rank] - left), 2.01 * 0x1p-11 * moved + (double)rank * 0x1p-24);
-        assert_int_equal(rank, flrq_rank_choose(&o.rank, y.m, y.n, f.result.amax, NULL, 1, f.result.curve_terms));
+        double sigma[64] = {0}; /* this rule reads amax alone */
+        assert_true(f.result.curve_terms <= 64);
+        assert_int_equal(rank, flrq_rank_choose(&o.rank, y.m, y.n, f.result.amax, sigma, 1, f.result.curve_terms));
         drop_fit(&f);
     }
     drop_layer(&y);
@@ -732,368 +452,36 @@ static void rank_rules_in_the_fit(void **state) {
     flrq_backend_close(be);
 }
 
-/* ---- hostile layers
- * -------------------------------------------------------------------------------------------------- */
-
-/* Channels that never fire, one that fires 10000 times as strongly, none that fires, a single one. */
-static void hostile_calibration(void **state) {
-    enum { M = 40, N = 96 };
+/* The error rule does as well as any of the fixed ranks that it tries first. */
+static void error_rule_beats_what_it_tries(void **state) {
     flrq_backend *be = open_backend("cpu", 2);
-    for (int c = 0; c < 4; c++)
-        for (int metric = 0; metric < 3; metric++)
-            for (int method = 0; method < 2; method++) {
-                layer y = make_layer(M, N, 48, 280);
-                for (int64_t j = 0; j < N; j++)
-                    for (int64_t t = 0; t < y.tokens; t++) {
-                        float *x = &y.s[j * y.tokens + t];
-                        if (c == 0 && (j == 5 || (j >= 32 && j < 64))) *x = 0; /* one, and a whole group */
-                        if (c == 1 && j == 7) *x *= 1e4f;
-                        if (c == 2) *x = 0;
-                        if (c == 3 && j != 9) *x = 0;
-                    }
-                layer_sums(&y);
-                flrq_fit_options o = fit_defaults(4, 1, 32);
-                o.metric = (flrq_metric)metric;
-                o.method = (flrq_method)method;
-                o.rank.rule = FLRQ_RANK_FIXED;
-                o.rank.fixed = 6;
-                o.epochs = 2;
-                if (method == FLRQ_METHOD_LQER) o.clip.search = FLRQ_CLIP_NONE;
-                fitted f = fit_on(be, &o, &y, WITH_ALL);
-                assert_int_equal(first_nonfinite(f.l, M * f.result.rank), -1);
-                assert_int_equal(first_nonfinite(f.r, f.result.rank * N), -1);
-                assert_int_equal(first_nonfinite(f.codes.scale, M * 3), -1);
-                if (c < 2 && method == FLRQ_METHOD_FLRQ) check_fit(&y, &o, &f, 1);
-                if (c == 2) /* nothing was measured: no error, no NaN */
-                    assert_true(f.result.error == 0 && f.result.error_nearest == 0 && f.result.error_start == 0);
-                else
-                    CHECK_LE(f.result.error, f.result.error_nearest * 1.001);
-                /* What calibration did not see is still a weight: the clip search and the low rank may neglect it, but
-                 * no division by its zero may blow it up. */
-                double *e = difference(&y, &f);
-                for (int64_t i = 0; i < M; i++)
-                    for (int64_t j = 0; j < N; j++) {
-                        double range = 0;
-                        for (int64_t k = j / 32 * 32; k < j / 32 * 32 + 32; k++)
-                            range = fmax(range, fabs((double)y.w[i * N + k]));
-                        if (!(fabs(e[i * N + j]) <= 2 * range))
-                            fail_msg("case %d metric %d method %d: %lld, %lld is off by %g in a group of range %g", c,
-                                     metric, method, (long long)i, (long long)j, e[i * N + j], range);
-                    }
-                free(e);
-                drop_fit(&f);
-                drop_layer(&y);
-            }
-    flrq_backend_close(be);
-}
-
-/* Any of the statistics may be missing: a metric without its own is none, the other one is not taken for it. */
-static void partial_calibration(void **state) {
-    flrq_backend *be = open_backend("cpu", 2);
-    layer y = make_layer(40, 64, 24, 285);
-    static const int parts_of[] = {0, WITH_ABS, WITH_SQUARES, WITH_SUMS, WITH_SKETCH, WITH_ALL};
-    for (int metric = 0; metric < 3; metric++)
-        for (int p = 0; p < 6; p++) {
-            int parts = parts_of[p];
-            flrq_fit_options o = fit_defaults(4, 1, 32), none;
-            o.rank.rule = FLRQ_RANK_FIXED;
-            o.metric = (flrq_metric)metric;
-            fitted f = fit_on(be, &o, &y, parts);
-            check_fit(&y, &o, &f, parts & WITH_SKETCH);
-            none = o;
-            none.metric = FLRQ_METRIC_NONE;
-            fitted g = fit_on(be, &none, &y, parts);
-            int known = (metric == FLRQ_METRIC_ALPHA && parts & WITH_ABS) ||
-                        (metric == FLRQ_METRIC_RMS && parts & WITH_SQUARES);
-            int same = !memcmp(f.r, g.r, (size_t)(f.result.rank * 64) * sizeof *f.r);
-            if (same == known) fail_msg("metric %d with parts %d: same as none: %d", metric, parts, same);
-            drop_fit(&g);
-            drop_fit(&f);
-        }
-    drop_layer(&y);
-    flrq_backend_close(be);
-}
-
-static void zero_weights(void **state) {
-    flrq_backend *be = open_backend("cpu", 2);
-    for (int rule = 0; rule <= FLRQ_RANK_ERROR; rule++)
-        for (int symmetric = 0; symmetric < 2; symmetric++) {
-            layer y = make_layer(24, 70, 16, 290);
-            memset(y.w, 0, 24 * 70 * sizeof *y.w);
-            flrq_fit_options o = fit_defaults(4, symmetric, 32);
-            o.rank.rule = (flrq_rank_rule)rule;
-            fitted f = fit_on(be, &o, &y, WITH_ALL);
-            if (rule != FLRQ_RANK_FIXED) assert_int_equal(f.result.rank, 0);
-            assert_true(f.result.error == 0 && f.result.error_nearest == 0 && f.result.weight_error == 0);
-            assert_int_equal(f.result.zero_groups, 24 * 3);
-            double *e = difference(&y, &f);
-            for (int64_t i = 0; i < 24 * 70; i++) assert_true(e[i] == 0);
-            for (int64_t g = 0; g < 24 * 3; g++) assert_true(f.codes.scale[g] == 1);
-            free(e);
-            drop_fit(&f);
-            drop_layer(&y);
-        }
-    flrq_backend_close(be);
-}
-
-/* 1 x n, m x 1, one weight, narrow and tall. */
-static void hostile_shapes(void **state) {
-    static const int64_t shapes[][2] = {{1, 1}, {1, 200}, {300, 1}, {1030, 3}, {2, 33}, {3, 128}};
-    flrq_backend *be = open_backend("cpu", 2);
-    for (int c = 0; c < 6; c++)
-        for (int symmetric = 0; symmetric < 2; symmetric++)
-            for (int kind = 0; kind < 3; kind++) {
-                layer y = make_layer(shapes[c][0], shapes[c][1], 8, 300 + (uint64_t)c);
-                flrq_fit_options o = fit_defaults(4, symmetric, 32);
-                o.rank.rule = FLRQ_RANK_FIXED;
-                o.rank.fixed = 2;
-                o.sketch.kind = (flrq_sketch_kind)kind;
-                fitted f = fit_on(be, &o, &y, WITH_ALL);
-                assert_true(f.result.rank <= y.m && f.result.rank <= y.n);
-                assert_true(isfinite(f.result.error) && f.result.error <= f.result.error_start);
-                double *e = difference(&y, &f);
-                double error = relative_error(&y, e, 1), tiny = 1e-6; /* codes after a full-rank L R: rounding errors */
-                if (error > tiny) check_fit(&y, &o, &f, 1);
-                free(e);
-                drop_fit(&f);
-                drop_layer(&y);
-            }
-    flrq_backend_close(be);
-}
-
-/* W times powers of two, as far as fp16 scales and factors reach: finite, and as good. */
-static void magnitudes(void **state) {
-    flrq_backend *be = open_backend("cpu", 2);
-    layer y = make_layer(48, 64, 32, 310);
-    flrq_fit_options o = fit_defaults(4, 1, 32);
-    o.rank.rule = FLRQ_RANK_FIXED;
-    double plain = error_with(be, &o, &y);
-    static const int exponents[] = {-10, 10, 18, -40, -66};
-    for (int c = 0; c < 5; c++) {
-        layer z = make_layer(48, 64, 32, 310);
-        for (int64_t i = 0; i < 48 * 64; i++) z.w[i] = ldexpf(z.w[i], exponents[c]);
-        fitted f = fit_on(be, &o, &z, WITH_ALL);
-        assert_int_equal(first_nonfinite(f.l, 48 * f.result.rank), -1);
-        assert_int_equal(first_nonfinite(f.r, f.result.rank * 64), -1);
-        /* |W| < 0.5: up to 2^18 the scales stay below 65280 and the factors, which share the singular values, too. */
-        if (exponents[c] >= -10 && exponents[c] <= 18)
-            CHECK_LE(fabs(f.result.error / plain - 1), 0.02); /* other roundings of the same numbers */
-        assert_true(isfinite(f.result.error) && isfinite(f.result.weight_error) && isfinite(f.result.error_nearest));
-        double *e = difference(&z, &f);
-        CHECK_LE(fabs(f.result.weight_error / relative_error(&z, e, 0) - 1), 1e-3);
-        free(e);
+    int between = 0;
+    for (int c = 0; c < 3; c++) {
+        layer y = make_layer(192, 256, 48, 275 + 10 * (uint64_t)c);
+        double s[12]; /* a strong low-rank part: its leading terms are worth 0.146 bits each, its last ones are not */
+        for (int k = 0; k < 12; k++) s[k] = 25 * pow(0.7 + 0.05 * c, k);
+        float *strong = with_spectrum(y.m, y.n, s, 12, 290);
+        for (int64_t i = 0; i < y.m * y.n; i++) y.w[i] += strong[i];
+        free(strong);
+        flrq_fit_options o = fit_defaults(3, 1, 32);
+        o.sketch.kind = FLRQ_SKETCH_SVD; /* the same triplets whatever the cap */
+        o.epochs = 0;
+        o.rank.rule = FLRQ_RANK_ERROR;
+        o.rank.extra = 4;
+        o.rank.max_rank = 40;
+        fitted f = fit_on(be, &o, &y, WITH_ALL);
+        check_fit(&y, &o, &f, 1);
+        double cost = flrq_rank_cost(y.m, y.n), score = log2(f.result.error) + cost * (double)f.result.rank;
+        int64_t cap = flrq_fit_rank_cap(&o, y.m, y.n), rank = f.result.rank;
+        assert_true(rank > 0 && rank < cap); /* inside the range, or the test says nothing */
+        between += (rank & (rank - 1)) != 0;
+        o.rank.rule = FLRQ_RANK_FIXED;
+        for (o.rank.fixed = 0; o.rank.fixed <= cap; o.rank.fixed = o.rank.fixed ? 2 * o.rank.fixed : 1)
+            CHECK_LE(score, log2(error_with(be, &o, &y)) + cost * (double)o.rank.fixed + 1e-6);
         drop_fit(&f);
-        drop_layer(&z);
+        drop_layer(&y);
     }
-    drop_layer(&y);
-    flrq_backend_close(be);
-}
-
-/* ---- determinism, memory --------------------------------------------------------------------------------------------
- */
-
-static void same_bytes(void **state) {
-    layer y = make_layer(1100, 72, 24, 320); /* three row chunks, a tail group */
-    layer other = make_layer(30, 140, 16, 330);
-    for (int kind = 0; kind < 2; kind++) {
-        flrq_fit_options o = fit_defaults(3, kind, 32);
-        o.sketch.kind = (flrq_sketch_kind)kind;
-        o.rank.rule = FLRQ_RANK_FIXED;
-        o.epochs = 3;
-        fitted want = {0};
-        static const int threads[] = {1, 2, 5};
-        for (int t = 0; t < 3; t++) {
-            flrq_backend *be = open_backend("cpu", threads[t]);
-            flrq_fit_space *space = NULL;
-            CHECK_OK(flrq_fit_space_new(&space, be, &o, (flrq_extent){1100, 140, 1100 * 72}));
-            /* Whatever the buffers held before, another matrix or the same one. */
-            if (t == 1) {
-                fitted before = fit_in(space, be, &o, &other, WITH_ALL, "other");
-                drop_fit(&before);
-            }
-            fitted f = fit_in(space, be, &o, &y, WITH_ALL, "layer");
-            if (t == 0) {
-                want = f;
-            } else {
-                assert_true(same_fit(&f, &want));
-                drop_fit(&f);
-            }
-            f = fit_in(space, be, &o, &y, WITH_ALL, "layer");
-            assert_true(same_fit(&f, &want));
-            drop_fit(&f);
-            f = fit_in(space, be, &o, &y, WITH_ALL, "layer 2"); /* other random numbers */
-            assert_false(same_fit(&f, &want));
-            drop_fit(&f);
-            flrq_fit_options seeded = o;
-            seeded.seed++;
-            f = fit_in(space, be, &seeded, &y, WITH_ALL, "layer");
-            assert_false(same_fit(&f, &want));
-            drop_fit(&f);
-            flrq_fit_space_free(space, be);
-            flrq_backend_close(be);
-        }
-        drop_fit(&want);
-    }
-    drop_layer(&other);
-    drop_layer(&y);
-}
-
-/* The scalar reference is another order of sums: another rounding of the same fit. */
-static void backends_agree(void **state) {
-    layer y = make_layer(64, 96, 32, 340);
-    flrq_backend *fast = open_backend("cpu", 2), *ref = open_backend("cpu-ref", 1);
-    for (int bits = 2; bits <= 4; bits++) {
-        flrq_fit_options o = fit_defaults(bits, bits != 4, 32);
-        o.clip.search = FLRQ_CLIP_GRID;
-        o.epochs = 0;
-        CHECK_LE(fabs(error_with(fast, &o, &y) / error_with(ref, &o, &y) - 1), 2e-3);
-    }
-    flrq_backend_close(fast);
-    flrq_backend_close(ref);
-    drop_layer(&y);
-}
-
-static void memory(void **state) {
-    flrq_backend *be = open_backend("cpu", 2);
-    for (int kind = 0; kind < 3; kind++) {
-        flrq_fit_options o = fit_defaults(4, kind != 1, 32);
-        o.sketch.kind = (flrq_sketch_kind)kind;
-        flrq_extent extent = {60, 80, 60 * 70};
-        flrq_fit_space *space = NULL;
-        int64_t allow = 0;
-        for (;; allow++) {
-            watch_begin(be, allow);
-            flrq_status status = flrq_fit_space_new(&space, be, &o, extent);
-            watch_end(be);
-            if (status == FLRQ_OK) break;
-            assert_int_equal(status, FLRQ_ERR_MEMORY);
-            assert_null(space);
-            assert_int_equal(watched.live, 0);
-        }
-        assert_true(allow >= 4);
-        /* What `plan` predicts from covers what is taken (and the copies of factors on the host). */
-        size_t predicted = flrq_fit_space_bytes(&o, extent);
-        CHECK_LE((double)watched.bytes, (double)predicted);
-        flrq_fit_space_free(space, be);
-    }
-    flrq_fit_space_free(NULL, be);
-    flrq_backend_close(be);
-}
-
-static flrq_status failing_clip(flrq_backend *be, flrq_codes *out, const flrq_operand *a, const float *d_h,
-                                const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
-    return flrq_fail(FLRQ_ERR_UNSUPPORTED, "clip_quantize refused by the test");
-}
-
-static flrq_status failing_norm(flrq_backend *be, double *sum, const flrq_operand *a, const float *d_s, int64_t k) {
-    return flrq_fail(FLRQ_ERR_UNSUPPORTED, "sum_squares_mul refused by the test");
-}
-
-static flrq_status failing_mul(flrq_backend *be, float *d_y, const flrq_operand *a, const float *d_x, int64_t b) {
-    return flrq_fail(FLRQ_ERR_UNSUPPORTED, "mul refused by the test");
-}
-
-static void failures_come_back(void **state) {
-    flrq_backend *be = open_backend("cpu", 2);
-    layer y = make_layer(32, 64, 16, 350);
-    flrq_fit_options o = fit_defaults(4, 1, 32);
-    flrq_extent extent = {32, 64, 32 * 64};
-    flrq_fit_space *space = NULL;
-    CHECK_OK(flrq_fit_space_new(&space, be, &o, extent));
-    int64_t cap = flrq_fit_rank_cap(&o, 32, 64);
-    float *d_w = to_device(be, y.w, 32 * 64 * sizeof *d_w), *d_s = to_device(be, y.s, 64 * 16 * sizeof *d_s);
-    float *d_l = to_device(be, NULL, (size_t)(32 * cap) * sizeof *d_l);
-    float *d_r = to_device(be, NULL, (size_t)(64 * cap) * sizeof *d_r);
-    flrq_operand w = dense_operand(d_w, 32, 64);
-    flrq_input_stats stats = {64, 16, y.abs_sum, y.square_sum, d_s, 16};
-    flrq_codes codes = {0};
-    flrq_fit_result result;
-    CHECK_OK(flrq_codes_alloc(&codes, be, &o.scheme, extent));
-    flrq_backend saved = *be;
-    for (int op = 0; op < 3; op++) {
-        static const char *const texts[] = {"clip_quantize refused", "sum_squares_mul refused", "mul refused"};
-        if (op == 0) be->clip_quantize = failing_clip;
-        if (op == 1) be->sum_squares_mul = failing_norm;
-        if (op == 2) be->mul = failing_mul;
-        CHECK_FAILS(flrq_fit(space, be, flrq_comm_self(), &o, "x", &w, &stats, &codes, d_l, d_r, &result),
-                    FLRQ_ERR_UNSUPPORTED, texts[op]);
-        *be = saved;
-    }
-    CHECK_OK(flrq_fit(space, be, flrq_comm_self(), &o, "x", &w, &stats, &codes, d_l, d_r, &result));
-    flrq_codes_release(&codes, be);
-    flrq_fit_space_free(space, be);
-    be->release(be, d_w);
-    be->release(be, d_s);
-    be->release(be, d_l);
-    be->release(be, d_r);
-    drop_layer(&y);
-    flrq_backend_close(be);
-}
-
-/* ---- the order that the prototype showed
- * ------------------------------------------------------------------------------ */
-
-static void prototype_order(void **state) {
-    flrq_backend *be = open_backend("cpu", 2);
-    layer y = make_layer(512, 512, 96, 400);
-    for (int bits = 2; bits <= 4; bits++) {
-        flrq_fit_options o = fit_defaults(bits, 1, 128);
-        o.rank.rule = FLRQ_RANK_FIXED;
-        o.rank.fixed = 0;
-        o.epochs = 0;
-        o.clip.search = FLRQ_CLIP_NONE;
-        double nearest = error_with(be, &o, &y);
-        o.clip.search = FLRQ_CLIP_GRID;
-        o.clip.steps = 40;
-        o.clip.min_ratio = 0.2f;
-        o.clip.signed_scale = 0;
-        double by_h = error_with(be, &o, &y);
-        o.clip_weights_h = 0;
-        double plain = error_with(be, &o, &y);
-        o.clip_weights_h = 1;
-        o.scheme.grid = FLRQ_GRID_MIRROR;
-        double mirror = error_with(be, &o, &y);
-        o.scheme.grid = FLRQ_GRID_FULL;
-        o.clip.signed_scale = 1;
-        double with_sign = error_with(be, &o, &y);
-        o.scheme.symmetric = 0;
-        double asymmetric = error_with(be, &o, &y);
-        o.scheme.symmetric = 1;
-        o.scheme.group = 64;
-        double small_groups = error_with(be, &o, &y);
-        o.scheme.group = 128;
-        o.clip.search = FLRQ_CLIP_FAST;
-        double fast = error_with(be, &o, &y);
-        o.rank.fixed = 8;
-        o.start = FLRQ_START_ERROR;
-        o.method = FLRQ_METHOD_LQER;
-        double afterwards = error_with(be, &o, &y);
-        o.method = FLRQ_METHOD_FLRQ;
-        o.epochs = 10;
-        o.tolerance = 0;
-        double alternated = error_with(be, &o, &y);
-        o.start = FLRQ_START_WEIGHT;
-        double from_weight = error_with(be, &o, &y);
-        o.metric = FLRQ_METRIC_ALPHA;
-        double alpha = error_with(be, &o, &y);
-        print_message("%d bits: nearest %.4f plain %.4f h %.4f mirror %.4f signed %.4f fast %.4f asym %.4f g64 %.4f "
-                      "rank 8: after %.4f alternated %.4f from W %.4f alpha %.4f\n",
-                      bits, nearest, plain, by_h, mirror, with_sign, fast, asymmetric, small_groups, afterwards,
-                      alternated, from_weight, alpha);
-        assert_true(plain < nearest);
-        assert_true(by_h < plain);
-        assert_true(by_h < mirror);
-        assert_true(with_sign <= by_h);
-        assert_true(asymmetric < by_h);
-        assert_true(small_groups < with_sign);
-        CHECK_LE(fast,
-                 with_sign * 1.01); /* 0.1 % of the sum h e^2 that is searched; the output error has cross terms */
-        assert_true(afterwards < with_sign);
-        assert_true(alternated < afterwards);
-        assert_true(from_weight < afterwards);
-        assert_true(from_weight < alpha);
-    }
-    drop_layer(&y);
+    assert_true(between > 0); /* the search went on between the powers of two */
     flrq_backend_close(be);
 }
 
@@ -1110,16 +498,7 @@ int main(void) {
         cmocka_unit_test(lqer),
         cmocka_unit_test(amax_curve_is_of_the_target),
         cmocka_unit_test(rank_rules_in_the_fit),
-        cmocka_unit_test(hostile_calibration),
-        cmocka_unit_test(partial_calibration),
-        cmocka_unit_test(zero_weights),
-        cmocka_unit_test(hostile_shapes),
-        cmocka_unit_test(magnitudes),
-        cmocka_unit_test(same_bytes),
-        cmocka_unit_test(backends_agree),
-        cmocka_unit_test(memory),
-        cmocka_unit_test(failures_come_back),
-        cmocka_unit_test(prototype_order),
+        cmocka_unit_test(error_rule_beats_what_it_tries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -212,21 +212,22 @@ static void choose_is_the_definition(void **state) {
 static void multiple_inside_the_rule(void **state) {
     /* 320 x 320: 0.1 bits a rank. */
     float amax[9] = {1, 0.9f, 0.85f, 0.80f, 0.80f, 0.79f, 0.5f, 0.5f, 0.5f};
+    double sigma[8] = {0}; /* not looked at */
     flrq_rank_policy p = policy_of(FLRQ_RANK_R1FLR, 4, 0.25);
     /* needs: r=1 0.933, 2 0.871, 3 0.812, 4 0.758, 6 0.660 */
-    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, NULL, 1, 8), 3);
+    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, sigma, 1, 8), 3);
     p.multiple = 2; /* 2 is accepted, 4 is not */
-    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, NULL, 1, 8), 2);
+    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, sigma, 1, 8), 2);
     p.multiple = 4; /* rounding 3 up after the rule would give 4 */
-    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, NULL, 1, 8), 0);
+    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, sigma, 1, 8), 0);
     p.multiple = 6; /* looks at 6 alone */
-    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, NULL, 1, 8), 6);
+    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, sigma, 1, 8), 6);
     p.rule = FLRQ_RANK_R1FLR_BEST;
     for (p.multiple = 1; p.multiple <= 3; p.multiple++)
-        assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, NULL, 1, 8), 6);
+        assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, sigma, 1, 8), 6);
     p.multiple = 4; /* 8: 1 - 0.8 = 0.2 bits; 4: 0.32 - 0.4 < 0 */
-    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, NULL, 1, 8), 8);
-    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, NULL, 1, 7), 0);
+    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, sigma, 1, 8), 8);
+    assert_int_equal(flrq_rank_choose(&p, 320, 320, amax, sigma, 1, 7), 0);
 }
 
 /* A flat stretch stops the greedy rule although k <= q there; the best point behind it is found by r1flr-best. */
@@ -235,15 +236,16 @@ static void flat_stretch(void **state) {
     float amax[TERMS + 1] = {1, 0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f};
     for (int r = 7; r < 20; r++) amax[r] = amax[6];
     for (int r = 20; r <= TERMS; r++) amax[r] = 0x1p-20f;
+    double sigma[TERMS] = {0}; /* not looked at */
     flrq_rank_policy p = policy_of(FLRQ_RANK_R1FLR, 4, 1);
-    assert_int_equal(flrq_rank_choose(&p, 1024, 1024, amax, NULL, 1, TERMS), TERMS); /* 0: off */
+    assert_int_equal(flrq_rank_choose(&p, 1024, 1024, amax, sigma, 1, TERMS), TERMS); /* 0: off */
     p.flat = 0.01;
     /* amax[5] - amax[9] = 0.0156 >= 0.01; amax[6] - amax[10] = 0: rank 10 is rejected. */
-    assert_int_equal(flrq_rank_choose(&p, 1024, 1024, amax, NULL, 1, TERMS), 9);
+    assert_int_equal(flrq_rank_choose(&p, 1024, 1024, amax, sigma, 1, TERMS), 9);
     assert_true(flrq_rank_accepts(&p, 1024, 1024, amax, 9));
     assert_false(flrq_rank_accepts(&p, 1024, 1024, amax, 10));
     p.rule = FLRQ_RANK_R1FLR_BEST;
-    assert_int_equal(flrq_rank_choose(&p, 1024, 1024, amax, NULL, 1, TERMS), 20);
+    assert_int_equal(flrq_rank_choose(&p, 1024, 1024, amax, sigma, 1, TERMS), 20);
 }
 
 /* ---- energy, zeros ----------------------------------------------------------------------------------------------- */

@@ -287,6 +287,28 @@ static void rank_deficient(void **state) {
     flrq_backend_close(be);
 }
 
+/* Rank 2 in exact arithmetic: every product has two nonzero rows, the Gram matrix breaks down at its third pivot. */
+static void exactly_singular(void **state) {
+    enum { M = 550, N = 40, TERMS = 10 };
+    flrq_backend *be = open_backend("cpu", 2);
+    float *a = floats(M * N);
+    a[3 * N + 5] = 2;
+    a[530 * N + 39] = -1;
+    for (int kind = 0; kind < KINDS; kind++) {
+        found f = run_dense(be, a, M, N, options_of((flrq_sketch_kind)kind), TERMS);
+        assert_true(f.terms >= 2 && f.terms <= TERMS);
+        if (kind != FLRQ_SKETCH_R1) { /* whose first vector is a mixture of the two */
+            check_struct(&f, (flrq_sketch_kind)kind, sqrt(5));
+            CHECK_LE(fabs(f.sigma[0] - 2), 8 * EPS32);
+            CHECK_LE(fabs(f.sigma[1] - 1), 8 * EPS32);
+        }
+        CHECK_LE(residual_of(a, &f, f.terms), 16 * EPS32);
+        drop(&f);
+    }
+    free(a);
+    flrq_backend_close(be);
+}
+
 static void zero_matrix(void **state) {
     enum { M = 530, N = 20 };
     flrq_backend *be = open_backend("cpu", 2);
@@ -478,6 +500,19 @@ static void warm_start(void **state) {
     CHECK_LE(residual_of(b, &warm, TERMS), residual_of(b, &cold_b, TERMS) * (1 + 16 * EPS32));
     drop(&warm);
     drop(&cold_b);
+    /* An unrelated target: the old vectors are as good as random ones, and one power iteration is left to them. */
+    float *c = with_spectrum(M, N, s, N, 95), *d_c = to_device(be, c, M * N * sizeof *c);
+    flrq_operand unrelated = dense_operand(d_c, M, N);
+    flrq_sketch_options once = options;
+    once.power_iterations = 1;
+    found cold_c = run_on(be, &unrelated, once, TERMS, NULL);
+    CHECK_OK(flrq_sketch_run(space, be, comm, &options, &unrelated, TERMS, 1, NULL));
+    warm = download(space, be, M, N);
+    CHECK_LE(residual_of(c, &warm, TERMS), 1.01 * residual_of(c, &cold_c, TERMS));
+    drop(&warm);
+    drop(&cold_c);
+    be->release(be, d_c);
+    free(c);
     /* Fewer terms: another width. */
     CHECK_OK(flrq_sketch_run(space, be, comm, &options, &first, 5, 1, NULL));
     found cold_5 = run_on(be, &first, options, 5, NULL);
@@ -506,8 +541,7 @@ static void warm_start(void **state) {
     flrq_backend_close(be);
 }
 
-/* ---- determinism, magnitudes, failures ----------------------------------------------------------------------------
- */
+/* ---- determinism, magnitudes, failures --------------------------------------------------------------------------- */
 
 static void same_bytes_for_any_thread_count(void **state) {
     enum { M = 1100, N = 70, TERMS = 6 }; /* three row chunks */
@@ -752,6 +786,7 @@ int main(void) {
         cmocka_unit_test(known_spectrum),
         cmocka_unit_test(iterations_and_oversampling),
         cmocka_unit_test(rank_deficient),
+        cmocka_unit_test(exactly_singular),
         cmocka_unit_test(zero_matrix),
         cmocka_unit_test(hostile_shapes),
         cmocka_unit_test(buffers_of_an_extent),
