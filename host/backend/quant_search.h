@@ -18,9 +18,10 @@
  * B = sum h w q and C = sum h q^2, at which the error is sum h w^2 - B^2 / C: one pass over the group fits the scale
  * and tells the error, so few trials do. Round one: `first` trials, evenly spaced between a ratio above 1 (with weights
  * h the best range is often wider than the weights) and one that follows the weighted rms of the group (a range far
- * below it is never good). Round two: `second` trials around the best fit, `spread` of a step of round one apart. The
- * best fit of round two, rounded, then stands against ratio 1, both by their true errors, so the result is never worse
- * than round to nearest.
+ * below it is never good). It is made for each variant: both signs of the scale if that is asked for, in asymmetric
+ * schemes the zero point of the range and its two neighbours. Round two: `second` trials around the best fit, `spread`
+ * of a step of round one apart. The best fit of round two, rounded, then stands against ratio 1, both by their true
+ * errors, so the result is never worse than round to nearest.
  *
  * Fast search at 8 bits. Clipping gains nothing, the error is a rough function of the scale, and C is too large for the
  * subtraction above: `first` ratios around 1 by their true errors. FLRQ_CLIP_ZERO does the same at every width: there
@@ -31,7 +32,8 @@
  * test_quant_ops repeat the gist). Total error over that of a grid of 100 ratios, worst distribution, at 2 / 3 / 4
  * bits: round one of 8 alone +0.30 / +0.75 / +1.7 %; 8 and 4 trials +0.01 / +0.04 / +0.09 %; 8 and 8 -0.00 / +0.00 /
  * +0.01 %. With h the fast search is 5 to 14 % below the grid (28 % at 8 bits), which stops at ratio 1, and within 0.7
- * % of the best of all scales. Neighbours of the zero point bring 2 to 20 % in asymmetric schemes with h.
+ * % of the best of all scales of the same variant. Neighbours of the zero point bring 2 to 20 % in asymmetric schemes
+ * with h.
  *
  * A grid needs 50 ratios down to 0.2, 0.3, 0.4, 0.8 at 2, 3, 4, 8 bits to come within 0.3 % of one of 300 on every one
  * of these; 20 ratios lose up to 2.5 % at 4 bits and below, and a grid that ends at 0.4 loses up to 25 % at 2 bits

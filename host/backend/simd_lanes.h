@@ -163,8 +163,7 @@ static inline void store_codes(uint8_t *code, vf t) {
 #endif
 }
 
-/* a + (a with lanes exchanged at distance 8 or 4 among LANES) is what the folds below start with; after them every sum
- * has the order of quant_search.h. out[0] and out[1] = the sums of the LANES lanes of a and of b. */
+/* out[0] and out[1] = the sums over the LANES lanes of a and of b, folded in halves. */
 static inline void fold_two(float *out, const vf *a, const vf *b) {
 #if defined(CPU_ISA_avx512)
     __m512 s = _mm512_add_ps(_mm512_shuffle_f32x4(a[0], b[0], 0x44), _mm512_shuffle_f32x4(a[0], b[0], 0xee));

@@ -94,8 +94,7 @@ static void block_at(block *k, const lot *t, int i, int64_t j0) {
 static inline void measure_as(lot *t, int i, bool weighted) {
     block *k = &t->blocks[i];
     double norm = 0, mass = 0;
-    vf least = v_set(t->w[i][0]),
-       most = least; /* the zeros that pad a block do not change what quant_range_of() gives */
+    vf least = v_set(t->w[i][0]), most = least; /* zeros that pad a block do not change the range of either scheme */
     for (int64_t j0 = 0; j0 < t->n[i]; j0 += QUANT_BLOCK) {
         block_at(k, t, i, j0);
         vf part[VECTORS], part_mass[VECTORS];
@@ -318,7 +317,7 @@ static inline void set_at_ratio(candidates *s, int k, const quant_levels *l, vf 
     v_store(s->hi + k, hi);
 }
 
-/* quant_at_fit() side by side; sign is that of the scale. */
+/* quant_at_fit() side by side; sign is that of the scale. Without lo and hi, which FLRQ_CLIP_ZERO alone reads. */
 static inline void set_at_fit(candidates *s, int k, const quant_levels *l, vf scale, vf sign, vf zero) {
     const vf magic = v_set(QUANT_MAGIC), shift = l->symmetric ? v_set(0) : zero;
     scale = v_mul(sign, round_scale(scale));
@@ -342,7 +341,8 @@ static inline candidate_lanes lanes_of(const candidates *s, int i) {
  * when a rival's is not higher. */
 static inline double encode_as(uint8_t *restrict code, lot *t, int i, const candidates *s, const candidates *rival,
                                bool weighted, bool cut) {
-    const vf magic = v_set(QUANT_MAGIC), zero = v_set(s->zero[i]), lo = v_set(s->lo[i]), hi = v_set(s->hi[i]);
+    const vf magic = v_set(QUANT_MAGIC), zero = v_set(s->zero[i]);
+    const vf lo = cut ? v_set(s->lo[i]) : zero, hi = cut ? v_set(s->hi[i]) : zero;
     const candidate_lanes c = lanes_of(s, i), other = lanes_of(rival ? rival : s, i);
     double error = 0, other_error = 0;
     vf beyond[VECTORS];
