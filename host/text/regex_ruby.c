@@ -26,6 +26,16 @@ enum { DEPTH_MAX = 64 };
 #define SET_WORD_LATIN1 "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* word characters outside of brackets only */
 #define SET_HEX         "0-9A-Fa-f"
 
+/* With the marks that have become alphabetic since Unicode 14. */
+#define SET_ALPHABETIC                                                                                                 \
+    "\\p{Alphabetic}"                                                                                                  \
+    "\\x{363}-\\x{36f}\\x{897}\\x{c04}\\x{cf3}\\x{f82}-\\x{f83}\\x{1dd3}-\\x{1de6}\\x{10d69}"                          \
+    "\\x{10efc}\\x{11080}-\\x{11081}\\x{11241}\\x{113b8}-\\x{113c0}\\x{113c2}\\x{113c5}"                               \
+    "\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113cd}\\x{11f00}-\\x{11f01}\\x{11f03}\\x{11f34}-\\x{11f3a}"                   \
+    "\\x{11f3e}-\\x{11f40}\\x{1611e}-\\x{1612e}\\x{1e08f}"
+
+#define SET_LOWERCASE "\\p{Lowercase}\\x{10fc}\\x{a7f2}-\\x{a7f4}\\x{ab69}\\x{1e030}-\\x{1e06d}"
+
 /* Names for \p{...} and [[:...:]] whose contents PCRE2 does not know under that name, as the inside of a bracket. */
 static const struct {
     const char *name, *set;
@@ -45,16 +55,19 @@ static const struct {
     {"DecimalNumber", "\\p{Nd}"},
     {"LetterNumber", "\\p{Nl}"},
     {"OtherNumber", "\\p{No}"},
-    {"Alpha", "\\p{Alphabetic}"},
+    {"Alpha", SET_ALPHABETIC},
+    {"Alphabetic", SET_ALPHABETIC},
     {"Digit", "\\p{Nd}"},
-    {"Alnum", "\\p{Alphabetic}\\p{Nd}"},
+    {"Alnum", SET_ALPHABETIC "\\p{Nd}"},
     {"Upper", "\\p{Uppercase}"},
-    {"Lower", "\\p{Lowercase}"},
+    {"Lower", SET_LOWERCASE},
+    {"Lowercase", SET_LOWERCASE},
     {"Cntrl", "\\p{Cc}"},
     {"Blank", "\\p{Zs}\\x{09}"},
     {"Space", SET_SPACE},
     {"Word", SET_WORD},
     {"XDigit", SET_HEX},
+    {"Han", "\\p{sc:Han}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"},
     {"Punct", "\\p{P}"}, /* as a POSIX bracket: with symbols */
 };
 
@@ -94,13 +107,18 @@ static bool next_is(const translation *t, const char *text) {
 
 /* The members of a set: those PCRE2 knows and, for categories, those its tables may be too old for. */
 static flrq_status put_members(translation *t, const char *set) {
+    static const char *const wider[][2] = {{"Alphabetic", "L"}, {"Uppercase", "Lu"}, {"Lowercase", "Ll"}};
     FLRQ_TRY(put(t, set));
     for (const char *at = strstr(set, "\\p{"); at; at = strstr(at + 1, "\\p{")) {
         const char *category = at + 3;
         size_t letters = strcspn(category, "}");
         uint32_t first, last;
         char text[32];
-        if (strncmp(category, "Alphabetic", letters) == 0) letters = 1, category = "L";
+        for (size_t i = 0; i < sizeof wider / sizeof *wider; i++)
+            if (letters == strlen(wider[i][0]) && memcmp(category, wider[i][0], letters) == 0) {
+                category = wider[i][1];
+                letters = strlen(category);
+            }
         if (letters > 2) continue;
         for (int next = 0; flrq_later_range(category, letters, &next, &first, &last);) {
             snprintf(text, sizeof text, "\\x{%x}-\\x{%x}", (unsigned)first, (unsigned)last);
