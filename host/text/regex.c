@@ -64,6 +64,7 @@ flrq_status flrq_regex_compile(flrq_regex **out, const char *where, flrq_regex_s
         pcre2_compile((PCRE2_SPTR)(text.data ? text.data : ""), text.count, options, &error, &offset, context);
     if (!regex->code) {
         char message[128], quoted[64];
+        if (error == PCRE2_ERROR_HEAP_FAILED) FLRQ_GOTO(flrq_fail_memory(text.count, where));
         pcre2_get_error_message(error, (PCRE2_UCHAR *)message, sizeof message);
         size_t near = text.count ? (offset < text.count ? offset : text.count - 1) : 0;
         while (near > 0 && ((unsigned char)text.data[near] & 0xc0) == 0x80) near--;
@@ -126,6 +127,7 @@ flrq_status flrq_search_next(flrq_search *search, flrq_matcher *matcher, bool *f
         if (rc == PCRE2_ERROR_NOMATCH) break;
         if (rc < 0) {
             char message[128];
+            if (rc == PCRE2_ERROR_NOMEMORY) return flrq_fail_memory(search->bytes, search->regex->where);
             pcre2_get_error_message(rc, (PCRE2_UCHAR *)message, sizeof message);
             return flrq_fail(FLRQ_ERR_FORMAT, "%s: regular expression: %s, %zu bytes into a text of %zu bytes",
                              search->regex->where, message, search->from, search->bytes);

@@ -172,18 +172,17 @@ static const char *find_set(const char *name, size_t bytes) {
     return NULL;
 }
 
-/* True when PCRE2 knows \p{sc:name}. */
-static bool is_script(const char *name, size_t bytes) {
+/* Whether PCRE2 knows \p{sc:name}; a name has at most 40 letters. */
+static flrq_status find_script(const char *name, size_t bytes, bool *known) {
     char pattern[64];
     int error;
     PCRE2_SIZE offset;
-    if (bytes > 40) return false;
-    memcpy(pattern, "\\p{sc:", 6);
-    memcpy(pattern + 6, name, bytes);
-    pattern[6 + bytes] = '}';
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, bytes + 7, PCRE2_UTF, &error, &offset, NULL);
+    int length = snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)bytes, name);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, (PCRE2_SIZE)length, PCRE2_UTF, &error, &offset, NULL);
+    *known = code != NULL;
+    if (!code && error == PCRE2_ERROR_HEAP_FAILED) return flrq_fail_memory(sizeof pattern, "regular expressions");
     pcre2_code_free(code);
-    return code != NULL;
+    return FLRQ_OK;
 }
 
 /* \p{...} or \P{...}; t->at is behind the letter. */
@@ -202,7 +201,9 @@ static flrq_status put_property(translation *t, const char *at, bool negated, bo
         if (t->caseless && same_name(name, bytes, cased[i])) return refuse(t, at, "a case without regard to case");
     const char *known = find_set(name, bytes);
     if (!known) {
-        snprintf(set, sizeof set, "\\p{%s%.*s}", bytes > 2 && is_script(name, bytes) ? "sc:" : "", (int)bytes, name);
+        bool script = false;
+        if (bytes > 2) FLRQ_TRY(find_script(name, bytes, &script));
+        snprintf(set, sizeof set, "\\p{%s%.*s}", script ? "sc:" : "", (int)bytes, name);
         known = set;
     }
     t->at = close + 1;
