@@ -145,12 +145,16 @@ static int names_memory(flrq_status status, int may_be_damaged) {
 }
 
 static void test_every_allocation_failing_in_turn(void **state) {
+    static const char *const files[][2] = {
+        {"gpt2/vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2, \"<s>\": 3}"},
+        {"gpt2/merges.txt", "a b\n"},
+        {"gpt2/tokenizer_config.json", "{\"bos_token\": \"<s>\", \"add_bos_token\": true}"},
+        {"text", "ab<s>\nb"},
+    };
     (void)state;
     assert_int_equal(mkdir(scratch_path("gpt2"), 0700), 0);
-    scratch_put("gpt2/vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2, \"<s>\": 3}", 37);
-    scratch_put("gpt2/merges.txt", "a b\n", 4);
-    scratch_put("gpt2/tokenizer_config.json", "{\"bos_token\": \"<s>\", \"add_bos_token\": true}", 44);
-    scratch_put("text", "ab<s>\nb", 7);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        scratch_put(files[i][0], files[i][1], strlen(files[i][1]));
     for (size_t op = 0; op < sizeof operations / sizeof *operations; op++) {
         int tried = 0, skip = operations[op].run == run_tokenizer ? json_allocations() : 0;
         assert_ok(operations[op].run()); /* what the libraries keep for good is allocated here */
