@@ -47,11 +47,13 @@ int64_t flrq_rank_choose(const flrq_rank_policy *policy, int64_t rows, int64_t c
     if (!(norm2 > 0)) return 0; /* a target of zeros gains by nothing */
     double cost = flrq_rank_cost(rows, cols), best_gain = 0, rest = norm2;
     for (int64_t r = 1; r <= cap; r++) {
-        rest -= sigma[r - 1] * sigma[r - 1];
+        double gain;
+        if (policy->rule == FLRQ_RANK_ENERGY) {
+            rest -= sigma[r - 1] * sigma[r - 1];
+            gain = rest > 0 ? 0.5 * log2(norm2 / rest) : INFINITY;
+        } else
+            gain = range_gain(amax[0], amax[r]);
         if (r % step) continue;
-        double gain = policy->rule == FLRQ_RANK_R1FLR_BEST ? range_gain(amax[0], amax[r])
-                      : rest > 0                           ? 0.5 * log2(norm2 / rest)
-                                                           : INFINITY;
         gain -= cost * (double)r;
         if (gain > best_gain) best_gain = gain, best = r;
     }
