@@ -103,8 +103,10 @@ static const entry table[] = {
            "fixed: --rank. error: like energy, with the error measured by quantizing at ranks tried."),
     INT("rank", "low rank", "32", 0, 1024, rank, QUANTIZE | PLAN, 1, "Rank of the fixed policy and of lqer."),
     INT("max-rank", "low rank", "128", 0, 1024, max_rank, QUANTIZE | PLAN, 1,
-        "Upper bound of every rank (serving engines size their buffers by the largest)."),
-    INT("rank-multiple", "low rank", "1", 1, 64, rank_multiple, QUANTIZE | PLAN, 1, "Ranks are multiples of this."),
+        "Upper bound of the ranks that a rule chooses, not of --rank (serving engines size their buffers by the "
+        "largest)."),
+    INT("rank-multiple", "low rank", "1", 1, 64, rank_multiple, QUANTIZE | PLAN, 1,
+        "Ranks that a rule chooses are multiples of this."),
     REAL("rank-extra", "low rank", "0.2", 0, 4, rank_extra, QUANTIZE | PLAN, 1,
          "Most memory the low rank may add, as a fraction of the codes (x of the paper)."),
     REAL("rank-flat", "low rank", "0", 0, 1, rank_flat, QUANTIZE | PLAN, 1,
