@@ -573,6 +573,17 @@ static void quantize_by_errors(const row *to, lot *t, const candidate_list *list
 
 /* ---- one row --------------------------------------------------------------------------------------------------- */
 
+/* Asks for what the group at w will need GROUPS groups later (or in the next row), so that it is in the cache by then.
+ * The addresses are integers here because they may lie past the end of the matrix, where asking is no fault. */
+static inline void fetch_ahead(const float *w, const uint8_t *code, int64_t n) {
+    if (n > QUANT_BLOCK) return;
+    uintptr_t from = (uintptr_t)(w) + (uintptr_t)(GROUPS * n) * sizeof *w,
+              to = (uintptr_t)code + (uintptr_t)(GROUPS * n);
+    for (uintptr_t byte = 0; byte < (uintptr_t)n * sizeof *w; byte += 64)
+        __builtin_prefetch((const void *)(from + byte));
+    for (uintptr_t byte = 0; byte < (uintptr_t)n; byte += 64) __builtin_prefetch((const void *)(to + byte), 1);
+}
+
 static void quantize_row(uint8_t *code, float *scale, uint8_t *zero, const float *w, const float *h, int64_t cols,
                          int64_t group, const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
     const row to = {code, scale, zero, w, stats};
@@ -591,6 +602,7 @@ static void quantize_row(uint8_t *code, float *scale, uint8_t *zero, const float
         t.h[i] = h ? h + j0 : NULL;
         t.n[i] = cols - j0 < group ? cols - j0 : group;
         t.index[i] = index;
+        fetch_ahead(w + j0, code + j0, t.n[i]);
         h ? measure_as(&t, i, true) : measure_as(&t, i, false);
         stats->groups++;
         if (t.lo[i] == t.hi[i]) {
