@@ -50,14 +50,14 @@ void flrq_stop_clear(void);
 /* ---- plan (plan.c) --------------------------------------------------------------------------------------------------
  */
 
-/** One line of the memory table. phase bits: 1 embedding, 2 blocks, 4 load-back check. */
+/** One line of the memory table. phase bits: 1 embedding, 2 blocks, 4 load-back check, 8 text. */
 typedef struct flrq_plan_item {
     const char *name;
     size_t bytes;
     unsigned phases;
 } flrq_plan_item;
 
-enum { FLRQ_PLAN_EMBED = 1, FLRQ_PLAN_BLOCKS = 2, FLRQ_PLAN_VERIFY = 4, FLRQ_PLAN_ITEMS = 24 };
+enum { FLRQ_PLAN_EMBED = 1, FLRQ_PLAN_BLOCKS = 2, FLRQ_PLAN_VERIFY = 4, FLRQ_PLAN_TEXT = 8, FLRQ_PLAN_ITEMS = 24 };
 
 /** Everything that a quantize job will need, from config and headers alone. The run allocates from it. */
 typedef struct flrq_plan {

@@ -7,14 +7,17 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "backend/cpu.h"
+#include "backend/cpu_kernels.h"
 #include "core/parallel.h"
 #include "io/npy.h"
 
-/* Program, libraries and heap of a process that has opened a model: measured on the bundled model, which is small
- * enough that nothing else shows (README, memory). OpenBLAS' packing buffers come per thread. */
-enum { BASE_BYTES = 20 << 20, BLAS_BYTES_PER_THREAD = 4 << 20 };
+/* Program, libraries and heap of a process that has opened a model, measured on models of a few kilobytes, where
+ * nothing else shows; pieces in which tensors are copied, and those of the load-back check. */
+enum { BASE_BYTES = 9 << 20, COPY_BYTES = 1 << 20, CHECK_BYTES = 4 << 20 };
+enum { ALL_PHASES = FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS | FLRQ_PLAN_VERIFY | FLRQ_PLAN_TEXT };
 
 void flrq_fit_options_from(flrq_fit_options *o, const flrq_config *c, flrq_dtype dtype) {
     memset(o, 0, sizeof *o);
@@ -100,6 +103,27 @@ static size_t max_size(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+static size_t min_size(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+static size_t file_bytes(const char *dir, const char *name) {
+    struct stat info;
+    char *path = flrq_path_join(dir, name);
+    size_t bytes = path && stat(path, &info) == 0 && info.st_size > 0 ? (size_t)info.st_size : 0;
+    free(path);
+    return bytes;
+}
+
+/* Memory of a tokenizer and a text's ids, in multiples of their files: JSON trees and tables of 130,000 tokens took 11
+ * times their file, text with ids in a growing array 4 times its own. */
+static size_t text_bytes(const flrq_config *c, const flrq_model *model) {
+    size_t tokenizer = file_bytes(model->dir, "tokenizer.json");
+    if (!tokenizer) tokenizer = file_bytes(model->dir, "tokenizer.model");
+    if (!tokenizer) tokenizer = file_bytes(model->dir, "vocab.json") + file_bytes(model->dir, "merges.txt");
+    return 11 * tokenizer + 4 * file_bytes("", c->calib);
+}
+
 flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_model *model, int64_t segments,
                            int64_t length, int threads) {
     memset(plan, 0, sizeof *plan);
@@ -113,6 +137,7 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
     const flrq_scheme *scheme = &plan->fit.scheme;
 
     size_t block_codes = 0, block_factors = 0, largest_codes = 0, largest_factors = 0, source_weight = 0;
+    size_t single_codes = 0, single_factors = 0, largest_copy = 0;
     double sketch_flops = 0;
     int64_t block = -1, in_block = 0, widest_input = 0;
     for (int64_t i = 0; i < model->n_linears; i++) {
@@ -123,6 +148,7 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
         size_t codes = flrq_codes_bytes(scheme, l->rows, l->cols);
         size_t factors = (size_t)(cap * (l->rows + l->cols)) * sizeof(float);
         block_codes += codes, block_factors += factors, in_block++;
+        single_codes = max_size(single_codes, codes), single_factors = max_size(single_factors, factors);
         largest_codes = max_size(largest_codes, plan->calibrated ? block_codes : codes);
         largest_factors = max_size(largest_factors, block_factors); /* written together, after the block */
         if (in_block > plan->slots) plan->slots = in_block;
@@ -141,16 +167,19 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
     }
     if (!plan->calibrated) plan->slots = 1;
     for (int64_t i = 0; i < model->n_others; i++)
-        if (model->others[i].fate == FLRQ_FATE_COPY) plan->output_bytes += model->others[i].tensor->bytes;
+        if (model->others[i].fate == FLRQ_FATE_COPY) {
+            plan->output_bytes += model->others[i].tensor->bytes;
+            largest_copy = max_size(largest_copy, (size_t)model->others[i].tensor->bytes);
+        }
     plan->codes_bytes = largest_codes;
     plan->factor_bytes = largest_factors;
     int64_t words = (plan->extent.cols * c->bits + 31) / 32;
     size_t chunk = (size_t)FLRQ_CHUNK_ROWS * (size_t)words * sizeof(int32_t);
     size_t scales = (size_t)plan->extent.rows * (size_t)plan->largest_tensor_group * sizeof(float);
-    plan->staging_bytes = max_size(max_size(chunk, scales), (size_t)8 << 20);
+    plan->staging_bytes = max_size(max_size(chunk, scales), COPY_BYTES);
 
     size_t activations = (size_t)segments * (size_t)length * (size_t)model->hidden * sizeof(float);
-    add(plan, "program and libraries", BASE_BYTES + (size_t)threads * BLAS_BYTES_PER_THREAD, 7);
+    add(plan, "program and libraries", BASE_BYTES, ALL_PHASES);
     if (plan->calibrated) {
         size_t inputs = 0, seen = 0;
         for (int64_t i = model->block_first[0]; i < model->block_first[1]; i++) {
@@ -160,6 +189,7 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
             inputs += (size_t)l->cols * (2 * sizeof(double) + (size_t)c->error_sketch * sizeof(float));
         }
         plan->workspace_bytes = flrq_workspace_bytes(model, length);
+        if (c->calib) add(plan, "tokenizer and text", text_bytes(c, model), FLRQ_PLAN_TEXT);
         add(plan, "calibration activations", activations, FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS);
         add(plan, "embedding", flrq_globals_bytes(model, FLRQ_GLOBALS_EMBED), FLRQ_PLAN_EMBED);
         add(plan, "block in its source type", flrq_block_bytes(model), FLRQ_PLAN_BLOCKS);
@@ -173,12 +203,15 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
     add(plan, "codes and scales", largest_codes, FLRQ_PLAN_BLOCKS);
     add(plan, "low-rank factors", largest_factors, FLRQ_PLAN_BLOCKS);
     add(plan, "fit of one matrix", flrq_fit_space_bytes(&plan->fit, plan->extent), FLRQ_PLAN_BLOCKS);
-    add(plan, "packing", 2 * plan->staging_bytes, FLRQ_PLAN_BLOCKS | FLRQ_PLAN_VERIFY);
-    add(plan, "thread scratch", (size_t)threads * 3 * CPU_TILE_ROWS * CPU_PANEL_COLS * sizeof(float), FLRQ_PLAN_BLOCKS);
+    add(plan, "packing", 2 * plan->staging_bytes, FLRQ_PLAN_BLOCKS);
+    size_t panel = min_size((size_t)plan->extent.cols, CPU_PANEL_COLS);
+    add(plan, "thread scratch", (size_t)threads * (CPU_GEMM_WORK + CPU_TILE_ROWS * panel) * sizeof(float),
+        FLRQ_PLAN_BLOCKS);
     add(plan, "load-back check",
-        source_weight + (size_t)plan->extent.count + (size_t)plan->extent.count * (size_t)c->bits / 8 + largest_factors,
+        source_weight + single_codes + single_factors + min_size(source_weight, CHECK_BYTES) +
+            min_size(largest_copy, CHECK_BYTES) + 2 * min_size(single_codes, CHECK_BYTES),
         FLRQ_PLAN_VERIFY);
-    for (unsigned phase = 1; phase <= FLRQ_PLAN_VERIFY; phase <<= 1) {
+    for (unsigned phase = 1; phase & ALL_PHASES; phase <<= 1) {
         size_t sum = 0;
         for (int i = 0; i < plan->items; i++)
             if (plan->item[i].phases & phase) sum += plan->item[i].bytes;

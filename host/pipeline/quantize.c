@@ -7,6 +7,9 @@
  * at most one block.
  */
 #include <inttypes.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,6 +86,9 @@ static flrq_status load_tokens(job *j) {
     if (status == FLRQ_OK) status = flrq_corpus_sample(ids, count, segments, length, (uint64_t)c->seed, &j->tokens);
     if (status != FLRQ_OK) status = flrq_trace(status, "--calib %s", c->calib);
     free(ids);
+#ifdef __GLIBC__
+    malloc_trim(0); /* a tokenizer is a million small pieces, which would stay with the process for the whole run */
+#endif
     return status;
 }
 
@@ -138,32 +144,39 @@ static flrq_status allocate(job *j) {
     return flrq_staging_new(&j->staging, be, plan);
 }
 
-static void release(job *j) {
+/* Frees what only the blocks need, so that the load-back check does not add to the peak. */
+static void release_blocks(job *j) {
     flrq_backend *be = j->be;
-    if (be) {
-        flrq_staging_free(&j->staging, be);
-        flrq_fit_space_free(j->space, be);
-        be->release(be, j->d_factors);
-        for (int64_t i = 0; j->codes && i < j->plan.slots; i++) flrq_codes_release(&j->codes[i], be);
-        for (int i = 0; i < FLRQ_INPUT_COUNT; i++) {
-            be->release(be, j->inputs[i].d_sketch);
-            be->release(be, j->inputs[i].d_square);
-            be->release(be, j->inputs[i].d_abs);
-            free(j->inputs[i].square);
-            free(j->inputs[i].abs);
-        }
-        flrq_block_free(j->block, be);
-        be->release(be, j->d_weight);
-        be->release(be, j->d_projection);
-        be->release(be, j->d_workspace);
-        be->release(be, j->d_segment);
-        be->release(be, j->d_x);
+    flrq_staging_free(&j->staging, be);
+    flrq_fit_space_free(j->space, be);
+    be->release(be, j->d_factors);
+    for (int64_t i = 0; j->codes && i < j->plan.slots; i++) flrq_codes_release(&j->codes[i], be);
+    for (int i = 0; i < FLRQ_INPUT_COUNT; i++) {
+        be->release(be, j->inputs[i].d_sketch);
+        be->release(be, j->inputs[i].d_square);
+        be->release(be, j->inputs[i].d_abs);
+        free(j->inputs[i].square);
+        free(j->inputs[i].abs);
+        j->inputs[i] = (input_sums){0};
     }
+    flrq_block_free(j->block, be);
+    be->release(be, j->d_weight);
+    be->release(be, j->d_projection);
+    be->release(be, j->d_workspace);
+    be->release(be, j->d_segment);
+    be->release(be, j->d_x);
+    j->space = NULL, j->block = NULL;
+    j->d_factors = j->d_projection = j->d_segment = j->d_x = NULL;
+    j->d_weight = j->d_workspace = NULL;
+}
+
+static void release(job *j) {
+    if (j->be) release_blocks(j);
     free(j->layers);
     free(j->codes);
     free(j->tokens);
     flrq_model_close(j->model);
-    flrq_backend_close(be);
+    flrq_backend_close(j->be);
 }
 
 /* ---- one block
@@ -646,6 +659,7 @@ flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter
     report = flrq_report_new(params, j.model, &j.plan, &device, fingerprint, (json_t *const *)j.state.blocks, resumed,
                              reporter);
     if (!report) FLRQ_GOTO(flrq_fail_memory(0, "the report"));
+    release_blocks(&j);
     FLRQ_GOTO(finish(&j, report));
     *result = flrq_report_result(report);
     status = quality_gate(&j, report);

@@ -1,0 +1,63 @@
+#!/bin/sh
+# plan.sh - what plan says, against what the run took: memory, files, shapes.
+#
+#   plan.sh FLRQ MAKE_MODEL      runs in tests/; MAKE_MODEL is the program of make_model.c
+#
+# Memory is asked of the run itself (peak resident size). Within 15 % is what the program promises; nothing here depends on time.
+flrq=$1 make_model=$2
+. e2e/lib.sh
+out=$work/out.q
+
+# planned NAME MODEL OPTION...: plan, run, compare; leaves peak in bytes and the table of the plan in $work/plan.
+planned() {
+    title=$1 model=$2
+    shift 2
+    rm -rf "$out"
+    json 0 plan "$model" -o "$out" "$@"
+    expect "$title: plan makes nothing" test ! -e "$out"
+    cp "$work/tidy" "$work/plan"
+    host=$(value host_bytes) files=$(value output_bytes)
+    json 0 quantize "$model" -o "$out" "$@"
+    peak=$(value peak_rss_bytes)
+    written=$(cat "$out"/*.safetensors "$out"/lowrank/*.safetensors 2>/dev/null | wc -c)
+    echo "$title: $host bytes planned, $peak at the peak; files $files planned, $written written"
+    expect "$title: planned $host, took $peak" number "$host >= 0.85 * $peak && $host <= 1.15 * $peak"
+    expect "$title: the run says the same" test "$(value planned_bytes)" = "$host"
+    # The plan's files are those at the rank bounds, without headers.
+    expect "$title: files $files, written $written" number "$written <= 1.01 * $files + 40000 && $written >= 0.5 * $files"
+}
+
+# 100 MB of bf16 in the proportions of a small Llama.
+m=$work/m
+"$make_model" random "$m" 1024 2816 4 8192 || exit 1
+tokens="--calib-tokens $m/tokens.npy"
+# shellcheck disable=SC2086
+{
+    planned "nearest" "$m" $tokens --method rtn
+    planned "nearest, 1 thread" "$m" $tokens --method rtn --threads 1
+    planned "nearest, 4 threads" "$m" $tokens --method rtn --threads 4
+    planned "nearest, 8 bits, per channel" "$m" $tokens --method rtn --bits 8 --group 0 --no-sym
+    planned "weights only" "$m" --calib none --method rtn
+    planned "fixed rank" "$m" $tokens --method lqer --rank 64
+    # At most three blocks, the activations of one block boundary, and 300 MB; a block has 12,845,056 weights of two bytes.
+    expect "bound: $peak" number "$peak <= 3 * 25690112 + 4 * 256 * 1024 * 4 + 300e6"
+}
+rm -rf "$m"
+# Long segments, where the forward pass and the activations rule; a text that is larger than the model; a vocabulary that is.
+calib=data/tinylm/calib.txt
+planned "activations" data/tinylm --calib $calib --calib-samples 48 --calib-len 512 --method rtn
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do cat $calib; done >"$work/long.txt"
+planned "long text" data/tinylm --calib "$work/long.txt" --calib-samples 8 --calib-len 64 --method rtn
+"$make_model" random "$m" 256 512 2 100000 || exit 1
+planned "large vocabulary" "$m" --calib-tokens "$m/tokens.npy" --method rtn
+
+# ---- what the plan lists ----------------------------------------------------------------------------------------------------------------
+json 0 plan data/tinylm --calib none --bits 3
+expect "plan without -o" test "$(value linears)" -eq 28
+expect "weights" test "$(value weights)" -eq 3145728
+expect "bits: codes and scales" number "$(value bits_per_weight_min) == 3 + 16 / 128"
+expect "bits: bounded by the paper's share" number "$(value bits_per_weight_max) <= 3 + 16 / 128 + 0.2 * 3"
+expect "every tensor" test "$(grep -c '"rank_cap":' "$work/tidy")" -eq 28
+flrq 1 plan data/tinylm --calib none --group 100
+expect "refuses what quantize would refuse" grep -q 'tensor model.layers.0.self_attn.q_proj.weight: group 100' "$work/err"
+finish
