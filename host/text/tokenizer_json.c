@@ -49,6 +49,7 @@ static flrq_status get_bool_or(const reader *r, const char *part, const json_t *
 static flrq_status get_string(const reader *r, const char *part, const json_t *object, const char *key,
                               flrq_span *out) {
     const json_t *value = json_object_get(object, key);
+    *out = (flrq_span){NULL, 0};
     if (!json_is_string(value)) return bad_member(r, part, key, "a string");
     *out = string_span(value);
     return FLRQ_OK;
@@ -64,6 +65,7 @@ static flrq_status get_string_or_null(const reader *r, const char *part, const j
 
 static flrq_status get_id(const reader *r, const char *part, const json_t *value, const char *key, int32_t *out) {
     json_int_t id = json_integer_value(value);
+    *out = 0;
     if (!json_is_integer(value) || id < 0 || id > FLRQ_TOKEN_ID_MAX) {
         char wanted[64];
         snprintf(wanted, sizeof wanted, "a token id (0 to %d)", FLRQ_TOKEN_ID_MAX);
