@@ -286,7 +286,9 @@ static flrq_status read_pre_tokenizer(const reader *r, const char *part, const j
     if (strcmp(type, "Metaspace") == 0) return read_metaspace(r, where, component);
     if (strcmp(type, "Digits") == 0) {
         FLRQ_TRY(get_bool(r, where, component, "individual_digits", &flag));
-        return add_fixed(r, where, "\\p{N}", flag ? FLRQ_SPLIT_ISOLATED : FLRQ_SPLIT_CONTIGUOUS, false);
+        /* The reference's numbers here are Rust's, which know Unicode 17. */
+        return add_fixed(r, where, "[\\p{N}\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}]",
+                         flag ? FLRQ_SPLIT_ISOLATED : FLRQ_SPLIT_CONTIGUOUS, false);
     }
     if (strcmp(type, "Punctuation") == 0) {
         if (json_object_get(component, "behavior")) FLRQ_TRY(get_behavior(r, where, component, &behavior));
