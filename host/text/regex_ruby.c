@@ -204,6 +204,10 @@ static flrq_status put_property(translation *t, const char *at, bool negated, bo
         bool script = false;
         if (bytes > 2) FLRQ_TRY(find_script(name, bytes, &script));
         snprintf(set, sizeof set, "\\p{%s%.*s}", script ? "sc:" : "", (int)bytes, name);
+        if (bytes <= 2) { /* a category: "lu" is Lu, as later categories are named */
+            set[3] = (char)toupper((unsigned char)set[3]);
+            if (bytes == 2) set[4] = (char)tolower((unsigned char)set[4]);
+        }
         known = set;
     }
     t->at = close + 1;
@@ -225,6 +229,7 @@ static int read_digits(translation *t, int base, int most, uint32_t *value) {
 static flrq_status put_code(translation *t, uint32_t code) {
     char text[16];
     if (t->caseless && code >= 0x80) return refuse(t, t->at, "a character beyond ASCII without regard to case");
+    if (t->caseless && isalpha((int)code)) return refuse(t, t->at, "a letter's code without regard to case");
     snprintf(text, sizeof text, "\\x{%x}", (unsigned)code);
     return put(t, text);
 }

@@ -209,8 +209,7 @@ static flrq_status encode_text(flrq_encoder *encoder, const char *text, size_t b
     return FLRQ_OK;
 }
 
-/* Puts the template around the ids from `from` on. Without `special`, only the sequence stays (as often as it is
- * named). */
+/* Puts the template around the ids from `from` on. Without `special`, only the sequence itself stays. */
 static flrq_status apply_template(const flrq_ids *items, bool special, flrq_ids *ids, size_t from) {
     flrq_status status = FLRQ_OK;
     flrq_ids result = {0};

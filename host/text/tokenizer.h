@@ -1,7 +1,8 @@
 /* tokenizer.h - text to token ids, equal to Hugging Face `tokenizers` and to sentencepiece.
  *
  * tokenizer.json: BPE models, byte-level (GPT-2, Llama 3, Qwen, OPT, Mistral Nemo) and with byte fallback (Llama 2,
- * Mistral). Every component of the file is either applied as the reference does or refused by name; nothing is ignored.
+ * Mistral). Every component of the file is either applied as the reference does or refused by name; nothing is ignored
+ * but what does not touch a whole text (truncation, padding, decoder).
  */
 #ifndef FLRQ_TEXT_TOKENIZER_H
 #define FLRQ_TEXT_TOKENIZER_H

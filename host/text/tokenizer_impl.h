@@ -11,7 +11,7 @@
 enum { FLRQ_NORMALIZERS_MAX = 64, FLRQ_TEMPLATE_SEQUENCE = -1 };
 
 /** tokenizer.json and vocab.json + merges.txt use everything but `sentencepiece`; tokenizer.model uses that and
- * `templates`. */
+ * the template. */
 struct flrq_tokenizer {
     const char *kind;   /* static */
     int64_t vocab;      /* one past the largest id */
