@@ -90,11 +90,12 @@ typedef struct flrq_attention {
 typedef struct flrq_device_info {
     char name[128];       /* "AMD EPYC ..., 2 threads, AVX2" */
     char instruction_set[32];
+    char libraries[48];   /* whose variant also decides the bits: "OpenBLAS for Haswell" */
     int threads;
     size_t total_bytes, free_bytes;
 } flrq_device_info;
 
-/** The table. Entries may be NULL where a backend lacks an op; flrq_backend_supports() asks first. */
+/** The table. An entry may be NULL where a backend lacks the op. */
 struct flrq_backend {
     uint32_t abi;         /* FLRQ_BACKEND_ABI */
     const char *name;     /* "cpu", "cpu-ref", "cuda" */

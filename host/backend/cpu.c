@@ -208,8 +208,9 @@ static flrq_status cpu_info(flrq_backend *be, flrq_device_info *out) {
     char model[64];
     if (!proc_field("/proc/cpuinfo", "model name", model, sizeof model)) snprintf(model, sizeof model, "CPU");
     /* OpenBLAS names the CPU it takes this one for: an old one names an old CPU, and its LAPACK is as slow. */
-    snprintf(out->name, sizeof out->name, "%s, %d thread%s, %s, OpenBLAS for %.16s", model, state->threads,
-             state->threads == 1 ? "" : "s", state->kernels->isa, openblas_get_corename());
+    snprintf(out->libraries, sizeof out->libraries, "OpenBLAS for %.16s", openblas_get_corename());
+    snprintf(out->name, sizeof out->name, "%s, %d thread%s, %s, %.32s", model, state->threads,
+             state->threads == 1 ? "" : "s", state->kernels->isa, out->libraries);
     snprintf(out->instruction_set, sizeof out->instruction_set, "%s", state->kernels->isa);
     out->threads = state->threads;
     out->total_bytes = meminfo_bytes("MemTotal");

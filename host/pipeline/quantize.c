@@ -640,7 +640,7 @@ flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter
                         j.model->others[i].reason);
     FLRQ_GOTO(load_tokens(&j));
     reporter->blocks = j.model->layers;
-    fingerprint = flrq_fingerprint(params, j.model, j.tokens, segments * length, j.be->name, device.instruction_set);
+    fingerprint = flrq_fingerprint(params, j.model, j.tokens, segments * length, j.be->name, &device);
     FLRQ_GOTO(flrq_state_open(&j.state, c, j.model, fingerprint, reporter));
     int64_t resumed = j.state.committed;
     if (j.state.complete) {

@@ -27,7 +27,7 @@ static uint64_t hash_text(const json_t *value) {
 }
 
 json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens, int64_t count,
-                         const char *backend, const char *instruction_set) {
+                         const char *backend, const flrq_device_info *device) {
     json_t *print = flrq_params_json(params, 1), *tensors = json_array();
     for (int64_t i = 0; i < model->checkpoint->n_tensors; i++) {
         const flrq_tensor *t = &model->checkpoint->tensors[i];
@@ -39,7 +39,8 @@ json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, con
     json_object_set_new(print, "model config", hex(hash_text(model->config)));
     json_object_set_new(print, "calibration tokens", hex(XXH3_64bits(tokens, (size_t)count * sizeof *tokens)));
     json_object_set_new(print, "backend", json_string(backend));
-    json_object_set_new(print, "instruction set", json_string(instruction_set));
+    json_object_set_new(print, "instruction set", json_string(device->instruction_set));
+    json_object_set_new(print, "libraries", json_string(device->libraries));
     json_decref(tensors);
     return print;
 }

@@ -24,7 +24,7 @@ typedef struct flrq_state {
 
 /** What decides the bytes of a run: options, model headers, calibration tokens, backend. New reference. */
 json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens, int64_t count,
-                         const char *backend, const char *instruction_set);
+                         const char *backend, const flrq_device_info *device);
 
 /** Creates or reopens OUT under --resume. An existing run must have the same fingerprint (else the differing fields are
  * named); its shards are hashed, and the first that does not match is noticed and done again with all after it. */
