@@ -1,9 +1,9 @@
 /* flrq.h - public interface of libflrq: low-rank plus integer quantization of large language models, W ~ Wq + L R.
  *
- * C99, no CUDA types, callable from C++. The library never prints and never exits: every call returns a flrq_status, the
- * sentence for the user is in flrq_last_error() (per thread). A job (quantize, eval, plan, ...) is a command name plus
- * options given as text and checked against one table that also drives `flrq --help`, the report and the run fingerprint.
- * Results of jobs are JSON objects with documented fields (README); single-matrix calls return C structs.
+ * C99, no CUDA types, callable from C++. The library never prints and never exits: every call returns a flrq_status,
+ * the sentence for the user is in flrq_last_error() (per thread). A job (quantize, eval, plan, ...) is a command name
+ * plus options given as text and checked against one table that also drives `flrq --help`, the report and the run
+ * fingerprint. Results of jobs are JSON objects with documented fields (README); single-matrix calls return C structs.
  */
 #ifndef FLRQ_H
 #define FLRQ_H
@@ -27,11 +27,11 @@ extern "C" {
 /** What happened. Values are stable. flrq_exit_code() maps them to the exit codes of the program. */
 typedef enum flrq_status {
     FLRQ_OK = 0,
-    FLRQ_ERR_USAGE = 1,       /* option or argument out of bounds: exit 2 */
-    FLRQ_ERR_IO = 2,          /* the operating system refused: exit 1, as all below unless stated */
-    FLRQ_ERR_FORMAT = 3,      /* a file is not what it should be */
-    FLRQ_ERR_SHAPE = 4,       /* shapes contradict each other or the scheme */
-    FLRQ_ERR_NUMERIC = 5,     /* NaN or infinity, breakdown without fallback */
+    FLRQ_ERR_USAGE = 1,   /* option or argument out of bounds: exit 2 */
+    FLRQ_ERR_IO = 2,      /* the operating system refused: exit 1, as all below unless stated */
+    FLRQ_ERR_FORMAT = 3,  /* a file is not what it should be */
+    FLRQ_ERR_SHAPE = 4,   /* shapes contradict each other or the scheme */
+    FLRQ_ERR_NUMERIC = 5, /* NaN or infinity, breakdown without fallback */
     FLRQ_ERR_MEMORY = 6,
     FLRQ_ERR_UNSUPPORTED = 7, /* known, but not done by this version or backend */
     FLRQ_ERR_BUSY = 8,        /* another run holds the folder */
@@ -61,25 +61,25 @@ FLRQ_API void flrq_request_stop(void);
 /* ---- options ---------------------------------------------------------------------------------------------------- */
 
 typedef enum flrq_option_kind {
-    FLRQ_OPTION_FLAG = 0,   /* present or "true"/"false" */
+    FLRQ_OPTION_FLAG = 0, /* present or "true"/"false" */
     FLRQ_OPTION_INT = 1,
     FLRQ_OPTION_REAL = 2,
-    FLRQ_OPTION_TEXT = 3,   /* path or free text */
-    FLRQ_OPTION_CHOICE = 4  /* one of `choices` */
+    FLRQ_OPTION_TEXT = 3,  /* path or free text */
+    FLRQ_OPTION_CHOICE = 4 /* one of `choices` */
 } flrq_option_kind;
 
 /** One option of one or more commands. All strings are static. */
 typedef struct flrq_option {
-    const char *name;          /* long name without dashes: "max-rank" */
+    const char *name; /* long name without dashes: "max-rank" */
     flrq_option_kind kind;
-    const char *section;       /* heading in --help: "scheme", "low rank", ... */
-    const char *argument;      /* placeholder in --help ("N", "FILE"), NULL for flags */
-    const char *default_text;  /* as the user would type it; NULL = unset */
-    double min, max;           /* bounds of INT and REAL, both included */
-    const char *choices;       /* "a|b|c" for CHOICE, else NULL */
-    const char *help;          /* one or two sentences */
-    int positional;            /* 1: may be given without its name (MODEL, DIR), in table order */
-    int required;              /* 1: the command refuses to run without it */
+    const char *section;      /* heading in --help: "scheme", "low rank", ... */
+    const char *argument;     /* placeholder in --help ("N", "FILE"), NULL for flags */
+    const char *default_text; /* as the user would type it; NULL = unset */
+    double min, max;          /* bounds of INT and REAL, both included */
+    const char *choices;      /* "a|b|c" for CHOICE, else NULL */
+    const char *help;         /* one or two sentences */
+    int positional;           /* 1: may be given without its name (MODEL, DIR), in table order */
+    int required;             /* 1: the command refuses to run without it */
 } flrq_option;
 
 /** Commands that flrq_run() knows, NULL-terminated: "quantize", "plan", "eval", ... */
@@ -98,8 +98,8 @@ typedef struct flrq_params flrq_params;
 FLRQ_API flrq_status flrq_params_new(flrq_params **out, const char *command);
 FLRQ_API void flrq_params_free(flrq_params *params);
 
-/** Sets option `name` from text. Unknown names, malformed numbers and values out of bounds are FLRQ_ERR_USAGE with both bounds in the
- *  text. Setting "preset" sets several options at once; later calls override single ones. */
+/** Sets option `name` from text. Unknown names, malformed numbers and values out of bounds are FLRQ_ERR_USAGE with both
+ * bounds in the text. Setting "preset" sets several options at once; later calls override single ones. */
 FLRQ_API flrq_status flrq_params_set(flrq_params *params, const char *name, const char *value);
 
 /** Present value as text (borrowed until the next call on these params); NULL when unset or unknown. */
@@ -123,8 +123,8 @@ typedef struct flrq_event {
     int64_t done, total;     /* items of the present phase (matrices, segments, windows) */
     double items_per_second; /* of the phase, 0 while unknown */
     double elapsed_seconds;
-    double eta_seconds;      /* from the last 8 blocks; negative while unknown */
-    double rss_bytes;        /* resident memory of this process */
+    double eta_seconds; /* from the last 8 blocks; negative while unknown */
+    double rss_bytes;   /* resident memory of this process */
 } flrq_event;
 
 typedef void (*flrq_event_fn)(void *user, const flrq_event *event);
@@ -133,7 +133,8 @@ typedef void (*flrq_event_fn)(void *user, const flrq_event *event);
  *  *result_json (may be NULL) receives the result object, also on FLRQ_ERR_QUALITY; release with flrq_free(). */
 FLRQ_API flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *user, char **result_json);
 
-/* ---- single matrices ---------------------------------------------------------------------------------------------- */
+/* ---- single matrices ----------------------------------------------------------------------------------------------
+ */
 
 /** Calibration of one linear layer's input. All pointers may be NULL (then: unweighted, plain error). */
 typedef struct flrq_calibration {
@@ -151,11 +152,11 @@ typedef struct flrq_calibration {
 typedef struct flrq_matrix {
     flrq_codes codes;
     int64_t rank;
-    float *l;                 /* [rows, rank] row-major, NULL when rank is 0 */
-    float *r;                 /* [rank, cols] row-major */
-    double bits_per_weight;   /* in total: codes, scales, zeros, factors at 16 bits */
-    double error;             /* ||(W - What) S|| / ||W S||; without calibration ||W - What|| / ||W|| */
-    double error_nearest;     /* the same for plain round-to-nearest in this scheme, no clip, no low rank */
+    float *l;               /* [rows, rank] row-major, NULL when rank is 0 */
+    float *r;               /* [rank, cols] row-major */
+    double bits_per_weight; /* in total: codes, scales, zeros, factors at 16 bits */
+    double error;           /* ||(W - What) S|| / ||W S||; without calibration ||W - What|| / ||W|| */
+    double error_nearest;   /* the same for plain round-to-nearest in this scheme, no clip, no low rank */
     double seconds;
 } flrq_matrix;
 
@@ -168,7 +169,8 @@ FLRQ_API flrq_status flrq_quantize_matrix(flrq_matrix **out, const flrq_params *
 FLRQ_API void flrq_matrix_free(flrq_matrix *matrix);
 
 /** Leading singular triplets A ~ sum_i u_i s_i v_i^T of row-major fp32 A [rows, cols]. method: "block", "r1" or "svd".
- *  u [rows, rank], s [rank], v [cols, rank] row-major, provided by the caller. residual (may be NULL): ||A - U S V^T||_F. threads: 0 = all. */
+ *  u [rows, rank], s [rank], v [cols, rank] row-major, provided by the caller. residual (may be NULL): ||A - U S
+ * V^T||_F. threads: 0 = all. */
 FLRQ_API flrq_status flrq_sketch_matrix(const char *method, const float *a, int64_t rows, int64_t cols, int64_t rank,
                                         int power_iterations, uint64_t seed, int threads, float *u, float *s, float *v,
                                         double *residual);

@@ -1,14 +1,14 @@
 /* flrq_backend.h - the backend table: everything an algorithm of flrq asks of a device.
  *
- * An algorithm (sketch, rank, clip, block forward) is written once, in C, against this table. A backend provides memory and
- * about thirty numerical ops. Pointers named d_* are memory of the backend (host memory on the CPU backend). Sizes
- * count elements unless the name says _bytes; all matrices are row-major. Ops may be asynchronous: results are visible to the
- * host after `download` or `sync`. Nothing here allocates except `alloc` and the scratch that a backend keeps for
- * itself. An op that cannot run returns FLRQ_ERR_UNSUPPORTED or FLRQ_ERR_SHAPE with a text.
+ * An algorithm (sketch, rank, clip, block forward) is written once, in C, against this table. A backend provides memory
+ * and about thirty numerical ops. Pointers named d_* are memory of the backend (host memory on the CPU backend). Sizes
+ * count elements unless the name says _bytes; all matrices are row-major. Ops may be asynchronous: results are visible
+ * to the host after `download` or `sync`. Nothing here allocates except `alloc` and the scratch that a backend keeps
+ * for itself. An op that cannot run returns FLRQ_ERR_UNSUPPORTED or FLRQ_ERR_SHAPE with a text.
  *
- * Determinism: an op's result depends on its arguments only, never on thread or worker count. Sums over rows go by chunks
- * of FLRQ_CHUNK_ROWS rows and add the chunk sums along a fixed binary tree over the chunk index, so that a range of chunks owned by one worker
- * reduces to few partial sums wherever the range begins.
+ * Determinism: an op's result depends on its arguments only, never on thread or worker count. Sums over rows go by
+ * chunks of FLRQ_CHUNK_ROWS rows and add the chunk sums along a fixed binary tree over the chunk index, so that a range
+ * of chunks owned by one worker reduces to few partial sums wherever the range begins.
  */
 #ifndef FLRQ_BACKEND_H
 #define FLRQ_BACKEND_H
@@ -34,16 +34,16 @@ typedef struct flrq_backend flrq_backend;
  *  W (dense), What = Wq + L R (codes + lr), the sketch target (W - Wq) diag(s) and the residual W - L R. */
 typedef struct flrq_operand {
     int64_t rows, cols;
-    const void *d_dense;        /* [rows, ld_dense] of dense_dtype (F32, F16, BF16), or NULL */
+    const void *d_dense; /* [rows, ld_dense] of dense_dtype (F32, F16, BF16), or NULL */
     int64_t ld_dense;
     flrq_dtype dense_dtype;
-    float codes_sign;           /* +1 or -1 */
-    const flrq_codes *codes;    /* struct on the host, its arrays in backend memory; or NULL */
-    const float *d_l;           /* [rows, rank] */
-    const float *d_r;           /* [rank, cols] */
+    float codes_sign;        /* +1 or -1 */
+    const flrq_codes *codes; /* struct on the host, its arrays in backend memory; or NULL */
+    const float *d_l;        /* [rows, rank] */
+    const float *d_r;        /* [rank, cols] */
     int64_t rank;
-    float lr_sign;              /* +1 or -1 */
-    const float *d_col_scale;   /* [cols] or NULL */
+    float lr_sign;            /* +1 or -1 */
+    const float *d_col_scale; /* [cols] or NULL */
 } flrq_operand;
 
 /** How clip ratios are found. */
@@ -65,16 +65,17 @@ typedef struct flrq_clip {
     flrq_clip_mode mode;
     int32_t steps;        /* ratios in the grid, >= 1 */
     float min_ratio;      /* (0, 1] */
-    int32_t signed_scale; /* symmetric full grid only: also try negative scales, which put the extra level on the other side */
+    int32_t signed_scale; /* symmetric full grid only: also try negative scales, which put the extra level on the other
+                             side */
 } flrq_clip;
 
 /** Sums over a clip_quantize call, for the report. */
 typedef struct flrq_clip_stats {
-    double weighted_error;  /* sum of h_j (w - wq)^2 */
-    double weighted_norm;   /* sum of h_j w^2 */
-    int64_t clipped;        /* weights beyond the chosen range */
+    double weighted_error; /* sum of h_j (w - wq)^2 */
+    double weighted_norm;  /* sum of h_j w^2 */
+    int64_t clipped;       /* weights beyond the chosen range */
     int64_t zero_groups;
-    double ratio_sum;       /* of the chosen clip ratios; divide by the number of groups */
+    double ratio_sum; /* of the chosen clip ratios; divide by the number of groups */
     int64_t groups;
 } flrq_clip_stats;
 
@@ -88,24 +89,24 @@ typedef struct flrq_attention {
 
 /** Memory of a device. */
 typedef struct flrq_device_info {
-    char name[128];       /* "AMD EPYC ..., 2 threads, AVX2" */
+    char name[128]; /* "AMD EPYC ..., 2 threads, AVX2" */
     char instruction_set[32];
-    char libraries[48];   /* whose variant also decides the bits: "OpenBLAS for Haswell" */
+    char libraries[48]; /* whose variant also decides the bits: "OpenBLAS for Haswell" */
     int threads;
     size_t total_bytes, free_bytes;
 } flrq_device_info;
 
 /** The table. An entry may be NULL where a backend lacks the op. */
 struct flrq_backend {
-    uint32_t abi;         /* FLRQ_BACKEND_ABI */
-    const char *name;     /* "cpu", "cpu-ref", "cuda" */
-    void *state;          /* the backend's own */
+    uint32_t abi;     /* FLRQ_BACKEND_ABI */
+    const char *name; /* "cpu", "cpu-ref", "cuda" */
+    void *state;      /* the backend's own */
 
     /* --- life and memory --- */
     void (*close)(flrq_backend *be);
     flrq_status (*info)(flrq_backend *be, flrq_device_info *out);
     flrq_status (*alloc)(flrq_backend *be, void **out, size_t bytes, const char *what); /* 64-byte aligned */
-    void (*release)(flrq_backend *be, void *memory);                                     /* NULL is fine */
+    void (*release)(flrq_backend *be, void *memory);                                    /* NULL is fine */
     flrq_status (*upload)(flrq_backend *be, void *d_to, const void *from, size_t bytes);
     flrq_status (*download)(flrq_backend *be, void *to, const void *d_from, size_t bytes); /* waits */
     flrq_status (*copy)(flrq_backend *be, void *d_to, const void *d_from, size_t bytes);   /* no overlap */
@@ -114,7 +115,8 @@ struct flrq_backend {
 
     /* --- random numbers --- */
     /** d_out[0..count-1] = standard normals index0.. of (key, stream); see core/philox.h. */
-    flrq_status (*normal)(flrq_backend *be, float *d_out, uint64_t key, uint64_t stream, uint64_t index0, int64_t count);
+    flrq_status (*normal)(flrq_backend *be, float *d_out, uint64_t key, uint64_t stream, uint64_t index0,
+                          int64_t count);
 
     /* --- implicit matrices: A is an operand [m, n] --- */
     /** d_out [m, n] = A as fp32. */
@@ -131,17 +133,19 @@ struct flrq_backend {
      *  d_u [m, b] carries the singular values, d_v [n, b]. */
     flrq_status (*amax_curve)(flrq_backend *be, float *amax, const flrq_operand *a, const float *d_u, const float *d_v,
                               int64_t b);
-    /** *count (host) = number of non-finite elements of A, *first = i*cols + j of the first in row-major order (or -1). */
+    /** *count (host) = number of non-finite elements of A, *first = i*cols + j of the first in row-major order (or -1).
+     */
     flrq_status (*count_nonfinite)(flrq_backend *be, int64_t *count, int64_t *first, const flrq_operand *a);
 
     /* --- quantization --- */
     /** Fused clip-and-quantize of A (formed on the fly). d_h [n] weights of the squared error, or NULL for 1.
-     *  out: arrays in backend memory, sized by the caller; scales are rounded by flrq_round_scale() BEFORE codes are chosen; a
-     *  group of zeros gets scale 1 and codes = zero point. stats (host) may be NULL. */
+     *  out: arrays in backend memory, sized by the caller; scales are rounded by flrq_round_scale() BEFORE codes are
+     * chosen; a group of zeros gets scale 1 and codes = zero point. stats (host) may be NULL. */
     flrq_status (*clip_quantize)(flrq_backend *be, flrq_codes *out, const flrq_operand *a, const float *d_h,
                                  const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats);
     /** Little-endian bit stream of codes along each row (formats.md 2.2): d_packed [rows, ceil(cols*bits/32)] words. */
-    flrq_status (*pack)(flrq_backend *be, int32_t *d_packed, const uint8_t *d_code, int64_t rows, int64_t cols, int bits);
+    flrq_status (*pack)(flrq_backend *be, int32_t *d_packed, const uint8_t *d_code, int64_t rows, int64_t cols,
+                        int bits);
     flrq_status (*unpack)(flrq_backend *be, uint8_t *d_code, const int32_t *d_packed, int64_t rows, int64_t cols,
                           int bits);
 
@@ -155,11 +159,12 @@ struct flrq_backend {
     flrq_status (*solve_right)(flrq_backend *be, float *d_y, const double *d_r, int64_t m, int64_t b);
     /** Orthonormal basis of the columns of d_y [m, b] in place by Householder QR (slow, robust). */
     flrq_status (*householder)(flrq_backend *be, float *d_y, int64_t m, int64_t b);
-    /** Eigenvalues (descending) d_values [b] and eigenvectors as columns of d_a [b, b] (in place) of a symmetric matrix. */
+    /** Eigenvalues (descending) d_values [b] and eigenvectors as columns of d_a [b, b] (in place) of a symmetric
+     * matrix. */
     flrq_status (*eigh)(flrq_backend *be, double *d_a, double *d_values, int64_t b);
     /** d_c [m, k] = alpha * d_a [m, b] * d_b [b, k] + beta * d_c. */
-    flrq_status (*gemm)(flrq_backend *be, float *d_c, const float *d_a, const float *d_b, int64_t m, int64_t k, int64_t b,
-                        float alpha, float beta);
+    flrq_status (*gemm)(flrq_backend *be, float *d_c, const float *d_a, const float *d_b, int64_t m, int64_t k,
+                        int64_t b, float alpha, float beta);
     /** d_y [m, n] := d_y + alpha * d_u [m] d_v[n]^T. Deflation of the sequential sketch. */
     flrq_status (*rank_one)(flrq_backend *be, float *d_y, const float *d_u, const float *d_v, int64_t m, int64_t n,
                             float alpha);
@@ -167,9 +172,10 @@ struct flrq_backend {
     flrq_status (*svd)(flrq_backend *be, float *d_a, int64_t m, int64_t n, float *d_u, float *d_s, float *d_vt);
 
     /* --- calibration statistics of d_x [tokens, n] --- */
-    /** d_abs_sum [n] += |x_tj| / mean_j |x_t|  (0 for an all-zero token),  d_square_sum [n] += x_tj^2. Double accumulators. */
-    flrq_status (*input_stats)(flrq_backend *be, double *d_abs_sum, double *d_square_sum, const float *d_x, int64_t tokens,
-                               int64_t n);
+    /** d_abs_sum [n] += |x_tj| / mean_j |x_t|  (0 for an all-zero token),  d_square_sum [n] += x_tj^2. Double
+     * accumulators. */
+    flrq_status (*input_stats)(flrq_backend *be, double *d_abs_sum, double *d_square_sum, const float *d_x,
+                               int64_t tokens, int64_t n);
     /** d_s [n, k] += d_x^T d_g, d_x [tokens, n], d_g [tokens, k]. */
     flrq_status (*input_sketch)(flrq_backend *be, float *d_s, const float *d_x, const float *d_g, int64_t tokens,
                                 int64_t n, int64_t k);
@@ -180,16 +186,17 @@ struct flrq_backend {
                           int64_t tokens);
     /** d_y[t, :] = d_x[t, :] * weight / sqrt(mean(x^2) + eps). d_y may equal d_x. Also used for per-head q/k norms
      *  (tokens*heads rows of head_dim). */
-    flrq_status (*rmsnorm)(flrq_backend *be, float *d_y, const float *d_x, const float *d_weight, int64_t rows, int64_t n,
-                           float eps);
+    flrq_status (*rmsnorm)(flrq_backend *be, float *d_y, const float *d_x, const float *d_weight, int64_t rows,
+                           int64_t n, float eps);
     flrq_status (*layernorm)(flrq_backend *be, float *d_y, const float *d_x, const float *d_weight, const float *d_bias,
                              int64_t rows, int64_t n, float eps);
-    /** Rotates d_x [tokens, heads*head_dim] in place, half-split (NEOX) pairing (j, j + dim/2), positions position0 + t.
-     *  d_inv_freq [head_dim/2] already holds any RoPE scaling; cos and sin are multiplied by `magnitude` (1 but for scaled variants). */
+    /** Rotates d_x [tokens, heads*head_dim] in place, half-split (NEOX) pairing (j, j + dim/2), positions position0 +
+     * t. d_inv_freq [head_dim/2] already holds any RoPE scaling; cos and sin are multiplied by `magnitude` (1 but for
+     * scaled variants). */
     flrq_status (*rope)(flrq_backend *be, float *d_x, const float *d_inv_freq, int64_t tokens, int64_t heads,
                         int64_t head_dim, int64_t position0, float magnitude);
-    /** d_out [tokens, heads*head_dim] = softmax(scale q k^T + causal/window mask) v. Tiled: scratch is O(tile * tokens) per
-     *  thread, never [tokens, tokens] for all heads. */
+    /** d_out [tokens, heads*head_dim] = softmax(scale q k^T + causal/window mask) v. Tiled: scratch is O(tile * tokens)
+     * per thread, never [tokens, tokens] for all heads. */
     flrq_status (*attention)(flrq_backend *be, float *d_out, const float *d_q, const float *d_k, const float *d_v,
                              const flrq_attention *shape);
     /** d_gate := silu(d_gate) * d_up, count elements. */
@@ -198,10 +205,10 @@ struct flrq_backend {
     flrq_status (*relu)(flrq_backend *be, float *d_x, int64_t count);
     /** d_y := d_y + d_x. */
     flrq_status (*add)(flrq_backend *be, float *d_y, const float *d_x, int64_t count);
-    /** d_y [tokens, n] = rows `ids` of the dense operand table; with `accumulate` added to d_y instead. ids on the host,
-     *  checked by the caller. */
-    flrq_status (*gather_rows)(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids, int64_t tokens,
-                               int accumulate);
+    /** d_y [tokens, n] = rows `ids` of the dense operand table; with `accumulate` added to d_y instead. ids on the
+     * host, checked by the caller. */
+    flrq_status (*gather_rows)(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,
+                               int64_t tokens, int accumulate);
     /** Per token t of d_logits [tokens, vocab]: nll[t] = logsumexp(row) - row[target[t]] in double (host arrays),
      *  argmax[t] (may be NULL; lowest index wins ties). target[t] < 0: nll 0. */
     flrq_status (*nll)(flrq_backend *be, double *nll, int32_t *argmax, const float *d_logits, const int32_t *target,

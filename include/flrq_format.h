@@ -52,17 +52,17 @@ typedef struct flrq_scheme {
     int64_t group;     /* columns that share a scale; 0 = the whole row (per channel) */
 } flrq_scheme;
 
-/** Quantized matrix: one byte per code, row-major, no padding. group g of row i covers columns [g*group, min(cols, (g+1)*group)).
- *  scale may be negative. Every scale is exact in both fp16 and bf16 (8 significant bits). */
+/** Quantized matrix: one byte per code, row-major, no padding. group g of row i covers columns [g*group, min(cols,
+ * (g+1)*group)). scale may be negative. Every scale is exact in both fp16 and bf16 (8 significant bits). */
 typedef struct flrq_codes {
     int64_t rows, cols;
     int64_t group;    /* columns per group, > 0 (per channel: cols) */
     int64_t n_groups; /* ceil(cols / group) */
     int32_t bits;
     int32_t symmetric;
-    uint8_t *code;  /* [rows, cols] */
-    float *scale;   /* [rows, n_groups] */
-    uint8_t *zero;  /* [rows, n_groups]; NULL when symmetric (zero = 2^(bits-1)) */
+    uint8_t *code; /* [rows, cols] */
+    float *scale;  /* [rows, n_groups] */
+    uint8_t *zero; /* [rows, n_groups]; NULL when symmetric (zero = 2^(bits-1)) */
 } flrq_codes;
 
 #ifdef __cplusplus

@@ -1,8 +1,8 @@
 /* simd.h - a thin vector layer: one kernel source, compiled once per instruction set (generic, avx2, avx512).
  *
  * Every simd_*.c includes this, writes kernels with the types and operations below and fills its part of a cpu_kernels
- * table in a function named by SIMD_NAME(). The generic build uses plain C on arrays of 8, which a compiler turns into SSE2
- * or NEON; fused multiply-add is explicit (v_fma), because the build forbids contraction.
+ * table in a function named by SIMD_NAME(). The generic build uses plain C on arrays of 8, which a compiler turns into
+ * SSE2 or NEON; fused multiply-add is explicit (v_fma), because the build forbids contraction.
  */
 #ifndef FLRQ_BACKEND_SIMD_H
 #define FLRQ_BACKEND_SIMD_H
@@ -11,9 +11,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SIMD_CAT_(a, b)  a##_##b
-#define SIMD_CAT(a, b)   SIMD_CAT_(a, b)
-#define SIMD_NAME(name)  SIMD_CAT(name, CPU_ISA)
+#define SIMD_CAT_(a, b) a##_##b
+#define SIMD_CAT(a, b)  SIMD_CAT_(a, b)
+#define SIMD_NAME(name) SIMD_CAT(name, CPU_ISA)
 
 #if defined(CPU_ISA_avx512)
 
@@ -21,43 +21,96 @@
 enum { V = 16 }; /* floats in a vector */
 typedef __m512 vf;
 typedef __m512i vi;
-static inline vf v_load(const float *p) { return _mm512_loadu_ps(p); }
-static inline void v_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+static inline vf v_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline void v_store(float *p, vf a) {
+    _mm512_storeu_ps(p, a);
+}
 static inline vf v_load_n(const float *p, int n) { /* n <= V lanes, the others 0 */
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 }
-static inline void v_store_n(float *p, vf a, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a); }
-static inline vf v_set(float a) { return _mm512_set1_ps(a); }
-static inline vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
-static inline vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
-static inline vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
-static inline vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
-static inline vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }   /* a*b + c */
-static inline vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a*b */
-static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); } /* b when either is NaN */
-static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-static inline vf v_abs(vf a) { return _mm512_abs_ps(a); }
-static inline vf v_maxabs(vf a, vf b) { return _mm512_range_ps(a, b, 0x0b); } /* max(|a|, |b|) in one instruction */
-static inline vf v_round(vf a) { return _mm512_roundscale_ps(a, 8); } /* to nearest even, no exceptions */
-static inline float v_sum(vf a) { return _mm512_reduce_add_ps(a); }
-static inline float v_maxall(vf a) { return _mm512_reduce_max_ps(a); }
-static inline float v_minall(vf a) { return _mm512_reduce_min_ps(a); }
-static inline vi v_int(vf a) { return _mm512_cvtps_epi32(a); }
-static inline vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
+static inline void v_store_n(float *p, vf a, int n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a);
+}
+static inline vf v_set(float a) {
+    return _mm512_set1_ps(a);
+}
+static inline vf v_add(vf a, vf b) {
+    return _mm512_add_ps(a, b);
+}
+static inline vf v_sub(vf a, vf b) {
+    return _mm512_sub_ps(a, b);
+}
+static inline vf v_mul(vf a, vf b) {
+    return _mm512_mul_ps(a, b);
+}
+static inline vf v_div(vf a, vf b) {
+    return _mm512_div_ps(a, b);
+}
+static inline vf v_fma(vf a, vf b, vf c) {
+    return _mm512_fmadd_ps(a, b, c);
+} /* a*b + c */
+static inline vf v_fnma(vf a, vf b, vf c) {
+    return _mm512_fnmadd_ps(a, b, c);
+} /* c - a*b */
+static inline vf v_min(vf a, vf b) {
+    return _mm512_min_ps(a, b);
+} /* b when either is NaN */
+static inline vf v_max(vf a, vf b) {
+    return _mm512_max_ps(a, b);
+}
+static inline vf v_abs(vf a) {
+    return _mm512_abs_ps(a);
+}
+static inline vf v_maxabs(vf a, vf b) {
+    return _mm512_range_ps(a, b, 0x0b);
+} /* max(|a|, |b|) in one instruction */
+static inline vf v_round(vf a) {
+    return _mm512_roundscale_ps(a, 8);
+} /* to nearest even, no exceptions */
+static inline float v_sum(vf a) {
+    return _mm512_reduce_add_ps(a);
+}
+static inline float v_maxall(vf a) {
+    return _mm512_reduce_max_ps(a);
+}
+static inline float v_minall(vf a) {
+    return _mm512_reduce_min_ps(a);
+}
+static inline vi v_int(vf a) {
+    return _mm512_cvtps_epi32(a);
+}
+static inline vf v_float(vi a) {
+    return _mm512_cvtepi32_ps(a);
+}
 typedef __m512d vd; /* V / 2 doubles */
-static inline vd d_load(const double *p) { return _mm512_loadu_pd(p); }
-static inline void d_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
-static inline vd d_set(double a) { return _mm512_set1_pd(a); }
-static inline vd d_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
-static inline vf v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline vd d_load(const double *p) {
+    return _mm512_loadu_pd(p);
+}
+static inline void d_store(double *p, vd a) {
+    _mm512_storeu_pd(p, a);
+}
+static inline vd d_set(double a) {
+    return _mm512_set1_pd(a);
+}
+static inline vd d_fma(vd a, vd b, vd c) {
+    return _mm512_fmadd_pd(a, b, c);
+}
+static inline vf v_load_f16(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
 static inline vf v_load_bf16(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
 static inline vf v_load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
-static inline vf v_scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); } /* a * 2^n, n whole in -252..254 */
-static inline void v_transpose(vf r[V]) { /* r[i] lane j <-> r[j] lane i: blocks of h x h change sides, h = 8, 4, 2, 1 */
+static inline vf v_scale2(vf a, vf n) {
+    return _mm512_scalef_ps(a, n);
+} /* a * 2^n, n whole in -252..254 */
+static inline void
+v_transpose(vf r[V]) { /* r[i] lane j <-> r[j] lane i: blocks of h x h change sides, h = 8, 4, 2, 1 */
     static const int32_t take[4][V] = {{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
                                        {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27},
                                        {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29},
@@ -85,25 +138,57 @@ static inline void v_store_u8(uint8_t *p, vi a) { /* lanes in 0..255 */
 enum { V = 8 };
 typedef __m256 vf;
 typedef __m256i vi;
-static inline vf v_load(const float *p) { return _mm256_loadu_ps(p); }
-static inline void v_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+static inline vf v_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+static inline void v_store(float *p, vf a) {
+    _mm256_storeu_ps(p, a);
+}
 static inline __m256i v_first(int n) { /* all bits set in the first n lanes */
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-static inline vf v_load_n(const float *p, int n) { return _mm256_maskload_ps(p, v_first(n)); }
-static inline void v_store_n(float *p, vf a, int n) { _mm256_maskstore_ps(p, v_first(n), a); }
-static inline vf v_set(float a) { return _mm256_set1_ps(a); }
-static inline vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
-static inline vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
-static inline vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
-static inline vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
-static inline vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-static inline vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
-static inline vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
-static inline vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-static inline vf v_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
-static inline vf v_maxabs(vf a, vf b) { return v_max(v_abs(a), v_abs(b)); }
-static inline vf v_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf v_load_n(const float *p, int n) {
+    return _mm256_maskload_ps(p, v_first(n));
+}
+static inline void v_store_n(float *p, vf a, int n) {
+    _mm256_maskstore_ps(p, v_first(n), a);
+}
+static inline vf v_set(float a) {
+    return _mm256_set1_ps(a);
+}
+static inline vf v_add(vf a, vf b) {
+    return _mm256_add_ps(a, b);
+}
+static inline vf v_sub(vf a, vf b) {
+    return _mm256_sub_ps(a, b);
+}
+static inline vf v_mul(vf a, vf b) {
+    return _mm256_mul_ps(a, b);
+}
+static inline vf v_div(vf a, vf b) {
+    return _mm256_div_ps(a, b);
+}
+static inline vf v_fma(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+static inline vf v_fnma(vf a, vf b, vf c) {
+    return _mm256_fnmadd_ps(a, b, c);
+}
+static inline vf v_min(vf a, vf b) {
+    return _mm256_min_ps(a, b);
+}
+static inline vf v_max(vf a, vf b) {
+    return _mm256_max_ps(a, b);
+}
+static inline vf v_abs(vf a) {
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+static inline vf v_maxabs(vf a, vf b) {
+    return v_max(v_abs(a), v_abs(b));
+}
+static inline vf v_round(vf a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline float v_sum(vf a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -119,14 +204,28 @@ static inline float v_minall(vf a) {
     s = _mm_min_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_min_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
-static inline vi v_int(vf a) { return _mm256_cvtps_epi32(a); }
-static inline vf v_float(vi a) { return _mm256_cvtepi32_ps(a); }
+static inline vi v_int(vf a) {
+    return _mm256_cvtps_epi32(a);
+}
+static inline vf v_float(vi a) {
+    return _mm256_cvtepi32_ps(a);
+}
 typedef __m256d vd; /* V / 2 doubles */
-static inline vd d_load(const double *p) { return _mm256_loadu_pd(p); }
-static inline void d_store(double *p, vd a) { _mm256_storeu_pd(p, a); }
-static inline vd d_set(double a) { return _mm256_set1_pd(a); }
-static inline vd d_fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
-static inline vf v_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+static inline vd d_load(const double *p) {
+    return _mm256_loadu_pd(p);
+}
+static inline void d_store(double *p, vd a) {
+    _mm256_storeu_pd(p, a);
+}
+static inline vd d_set(double a) {
+    return _mm256_set1_pd(a);
+}
+static inline vd d_fma(vd a, vd b, vd c) {
+    return _mm256_fmadd_pd(a, b, c);
+}
+static inline vf v_load_f16(const uint16_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
 static inline vf v_load_bf16(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
@@ -168,28 +267,64 @@ static inline void v_store_u8(uint8_t *p, vi a) {
 
 #include "core/dtype.h"
 enum { V = 8 };
-typedef struct vf { float f[V]; } vf;
-typedef struct vi { int32_t i[V]; } vi;
+typedef struct vf {
+    float f[V];
+} vf;
+typedef struct vi {
+    int32_t i[V];
+} vi;
 #define V_EACH(expr)                                                                                                   \
     vf r;                                                                                                              \
     for (int k = 0; k < V; k++) r.f[k] = (expr);                                                                       \
     return r
-static inline vf v_load(const float *p) { V_EACH(p[k]); }
-static inline void v_store(float *p, vf a) { memcpy(p, a.f, sizeof a.f); }
-static inline vf v_load_n(const float *p, int n) { V_EACH(k < n ? p[k] : 0); }
-static inline void v_store_n(float *p, vf a, int n) { memcpy(p, a.f, (size_t)n * sizeof *p); }
-static inline vf v_set(float a) { V_EACH(a); }
-static inline vf v_add(vf a, vf b) { V_EACH(a.f[k] + b.f[k]); }
-static inline vf v_sub(vf a, vf b) { V_EACH(a.f[k] - b.f[k]); }
-static inline vf v_mul(vf a, vf b) { V_EACH(a.f[k] * b.f[k]); }
-static inline vf v_div(vf a, vf b) { V_EACH(a.f[k] / b.f[k]); }
-static inline vf v_fma(vf a, vf b, vf c) { V_EACH(a.f[k] * b.f[k] + c.f[k]); }
-static inline vf v_fnma(vf a, vf b, vf c) { V_EACH(c.f[k] - a.f[k] * b.f[k]); }
-static inline vf v_min(vf a, vf b) { V_EACH(a.f[k] < b.f[k] ? a.f[k] : b.f[k]); }
-static inline vf v_max(vf a, vf b) { V_EACH(a.f[k] > b.f[k] ? a.f[k] : b.f[k]); }
-static inline vf v_abs(vf a) { V_EACH(fabsf(a.f[k])); }
-static inline vf v_maxabs(vf a, vf b) { return v_max(v_abs(a), v_abs(b)); }
-static inline vf v_round(vf a) { V_EACH(rintf(a.f[k])); }
+static inline vf v_load(const float *p) {
+    V_EACH(p[k]);
+}
+static inline void v_store(float *p, vf a) {
+    memcpy(p, a.f, sizeof a.f);
+}
+static inline vf v_load_n(const float *p, int n) {
+    V_EACH(k < n ? p[k] : 0);
+}
+static inline void v_store_n(float *p, vf a, int n) {
+    memcpy(p, a.f, (size_t)n * sizeof *p);
+}
+static inline vf v_set(float a) {
+    V_EACH(a);
+}
+static inline vf v_add(vf a, vf b) {
+    V_EACH(a.f[k] + b.f[k]);
+}
+static inline vf v_sub(vf a, vf b) {
+    V_EACH(a.f[k] - b.f[k]);
+}
+static inline vf v_mul(vf a, vf b) {
+    V_EACH(a.f[k] * b.f[k]);
+}
+static inline vf v_div(vf a, vf b) {
+    V_EACH(a.f[k] / b.f[k]);
+}
+static inline vf v_fma(vf a, vf b, vf c) {
+    V_EACH(a.f[k] * b.f[k] + c.f[k]);
+}
+static inline vf v_fnma(vf a, vf b, vf c) {
+    V_EACH(c.f[k] - a.f[k] * b.f[k]);
+}
+static inline vf v_min(vf a, vf b) {
+    V_EACH(a.f[k] < b.f[k] ? a.f[k] : b.f[k]);
+}
+static inline vf v_max(vf a, vf b) {
+    V_EACH(a.f[k] > b.f[k] ? a.f[k] : b.f[k]);
+}
+static inline vf v_abs(vf a) {
+    V_EACH(fabsf(a.f[k]));
+}
+static inline vf v_maxabs(vf a, vf b) {
+    return v_max(v_abs(a), v_abs(b));
+}
+static inline vf v_round(vf a) {
+    V_EACH(rintf(a.f[k]));
+}
 static inline float v_sum(vf a) {
     return ((a.f[0] + a.f[4]) + (a.f[2] + a.f[6])) + ((a.f[1] + a.f[5]) + (a.f[3] + a.f[7]));
 }
@@ -208,20 +343,38 @@ static inline vi v_int(vf a) {
     for (int k = 0; k < V; k++) r.i[k] = (int32_t)rintf(a.f[k]);
     return r;
 }
-static inline vf v_float(vi a) { V_EACH((float)a.i[k]); }
+static inline vf v_float(vi a) {
+    V_EACH((float)a.i[k]);
+}
 #define D_EACH(expr)                                                                                                   \
     vd r;                                                                                                              \
     for (int k = 0; k < V / 2; k++) r.d[k] = (expr);                                                                   \
     return r
-typedef struct vd { double d[V / 2]; } vd;
-static inline vd d_load(const double *p) { D_EACH(p[k]); }
-static inline void d_store(double *p, vd a) { memcpy(p, a.d, sizeof a.d); }
-static inline vd d_set(double a) { D_EACH(a); }
-static inline vd d_fma(vd a, vd b, vd c) { D_EACH(a.d[k] * b.d[k] + c.d[k]); }
+typedef struct vd {
+    double d[V / 2];
+} vd;
+static inline vd d_load(const double *p) {
+    D_EACH(p[k]);
+}
+static inline void d_store(double *p, vd a) {
+    memcpy(p, a.d, sizeof a.d);
+}
+static inline vd d_set(double a) {
+    D_EACH(a);
+}
+static inline vd d_fma(vd a, vd b, vd c) {
+    D_EACH(a.d[k] * b.d[k] + c.d[k]);
+}
 #undef D_EACH
-static inline vf v_load_f16(const uint16_t *p) { V_EACH(flrq_f16_to_f32(p[k])); }
-static inline vf v_load_bf16(const uint16_t *p) { V_EACH(flrq_bf16_to_f32(p[k])); }
-static inline vf v_load_u8(const uint8_t *p) { V_EACH((float)p[k]); }
+static inline vf v_load_f16(const uint16_t *p) {
+    V_EACH(flrq_f16_to_f32(p[k]));
+}
+static inline vf v_load_bf16(const uint16_t *p) {
+    V_EACH(flrq_bf16_to_f32(p[k]));
+}
+static inline vf v_load_u8(const uint8_t *p) {
+    V_EACH((float)p[k]);
+}
 static inline vf v_scale2(vf a, vf n) { /* in two steps: 2^n itself need not be a normal number */
     for (int k = 0; k < V; k++) {
         int32_t whole = (int32_t)(n.f[k] > -252 ? n.f[k] : -252), half = whole / 2; /* NaN: only a counts */

@@ -96,16 +96,25 @@ uint16_t flrq_f32_to_f16(float value) {
 
 float flrq_load(const void *data, flrq_dtype dtype, int64_t i) {
     switch (dtype) {
-    case FLRQ_F16: return flrq_f16_to_f32(((const uint16_t *)data)[i]);
-    case FLRQ_BF16: return flrq_bf16_to_f32(((const uint16_t *)data)[i]);
-    default: return ((const float *)data)[i];
+    case FLRQ_F16:
+        return flrq_f16_to_f32(((const uint16_t *)data)[i]);
+    case FLRQ_BF16:
+        return flrq_bf16_to_f32(((const uint16_t *)data)[i]);
+    default:
+        return ((const float *)data)[i];
     }
 }
 
 void flrq_store(void *data, flrq_dtype dtype, int64_t i, float value) {
     switch (dtype) {
-    case FLRQ_F16: ((uint16_t *)data)[i] = flrq_f32_to_f16(value); break;
-    case FLRQ_BF16: ((uint16_t *)data)[i] = flrq_f32_to_bf16(value); break;
-    default: ((float *)data)[i] = value; break;
+    case FLRQ_F16:
+        ((uint16_t *)data)[i] = flrq_f32_to_f16(value);
+        break;
+    case FLRQ_BF16:
+        ((uint16_t *)data)[i] = flrq_f32_to_bf16(value);
+        break;
+    default:
+        ((float *)data)[i] = value;
+        break;
     }
 }

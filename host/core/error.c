@@ -50,28 +50,45 @@ flrq_status flrq_fail_memory(size_t bytes, const char *what) {
 
 const char *flrq_status_name(flrq_status status) {
     switch (status) {
-    case FLRQ_OK: return "ok";
-    case FLRQ_ERR_USAGE: return "usage";
-    case FLRQ_ERR_IO: return "io";
-    case FLRQ_ERR_FORMAT: return "format";
-    case FLRQ_ERR_SHAPE: return "shape";
-    case FLRQ_ERR_NUMERIC: return "numeric";
-    case FLRQ_ERR_MEMORY: return "memory";
-    case FLRQ_ERR_UNSUPPORTED: return "unsupported";
-    case FLRQ_ERR_BUSY: return "busy";
-    case FLRQ_ERR_QUALITY: return "quality";
-    case FLRQ_STOPPED: return "stopped";
-    case FLRQ_ERR_INTERNAL: return "internal";
+    case FLRQ_OK:
+        return "ok";
+    case FLRQ_ERR_USAGE:
+        return "usage";
+    case FLRQ_ERR_IO:
+        return "io";
+    case FLRQ_ERR_FORMAT:
+        return "format";
+    case FLRQ_ERR_SHAPE:
+        return "shape";
+    case FLRQ_ERR_NUMERIC:
+        return "numeric";
+    case FLRQ_ERR_MEMORY:
+        return "memory";
+    case FLRQ_ERR_UNSUPPORTED:
+        return "unsupported";
+    case FLRQ_ERR_BUSY:
+        return "busy";
+    case FLRQ_ERR_QUALITY:
+        return "quality";
+    case FLRQ_STOPPED:
+        return "stopped";
+    case FLRQ_ERR_INTERNAL:
+        return "internal";
     }
     return "unknown";
 }
 
 int flrq_exit_code(flrq_status status) {
     switch (status) {
-    case FLRQ_OK: return 0;
-    case FLRQ_ERR_USAGE: return 2;
-    case FLRQ_ERR_QUALITY: return 3;
-    case FLRQ_STOPPED: return 75;
-    default: return 1;
+    case FLRQ_OK:
+        return 0;
+    case FLRQ_ERR_USAGE:
+        return 2;
+    case FLRQ_ERR_QUALITY:
+        return 3;
+    case FLRQ_STOPPED:
+        return 75;
+    default:
+        return 1;
     }
 }

@@ -1,9 +1,9 @@
 /* error.h - how every layer reports failure: a status up the stack, one text beside it.
  *
- * The library never prints and never exits. The function that notices a fault calls flrq_fail() with the whole sentence a
- * user needs (file, tensor, number, remedy); callers may add where they were with flrq_trace(). The text is thread-local
- * and lives until the next flrq_fail() on that thread. Tasks of flrq_parallel_for() must not fail: check before, or
- * record a flag and fail after.
+ * The library never prints and never exits. The function that notices a fault calls flrq_fail() with the whole sentence
+ * a user needs (file, tensor, number, remedy); callers may add where they were with flrq_trace(). The text is
+ * thread-local and lives until the next flrq_fail() on that thread. Tasks of flrq_parallel_for() must not fail: check
+ * before, or record a flag and fail after.
  */
 #ifndef FLRQ_CORE_ERROR_H
 #define FLRQ_CORE_ERROR_H

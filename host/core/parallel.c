@@ -1,8 +1,8 @@
 /* parallel.c - a small pool of threads that share the tasks of one call.
  *
  * The calling thread works too and waits only for tasks that a pool thread has begun, never for a thread that was not
- * scheduled in time: on a machine that others use as well, a barrier over all threads costs a time slice per call. One call
- * uses the pool at a time; a second caller meanwhile runs its tasks alone, with the same results.
+ * scheduled in time: on a machine that others use as well, a barrier over all threads costs a time slice per call. One
+ * call uses the pool at a time; a second caller meanwhile runs its tasks alone, with the same results.
  */
 #include "core/parallel.h"
 
@@ -18,15 +18,15 @@ static struct {
     pthread_mutex_t use;  /* held by the call that the pool works for */
     pthread_mutex_t lock; /* guards all below but the atomics */
     pthread_cond_t work, done;
-    int threads;          /* in the pool */
-    int wanted;           /* pool threads that may still join the present call */
-    int joined;           /* pool threads inside it */
-    int next_thread;      /* number given to the next one that joins */
+    int threads;     /* in the pool */
+    int wanted;      /* pool threads that may still join the present call */
+    int joined;      /* pool threads inside it */
+    int next_thread; /* number given to the next one that joins */
     flrq_task_fn fn;
     void *arg;
     int64_t count;
-    atomic_llong next;    /* task to take */
-    atomic_uint call;     /* number of the present call */
+    atomic_llong next; /* task to take */
+    atomic_uint call;  /* number of the present call */
 } pool = {.use = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .work = PTHREAD_COND_INITIALIZER,
@@ -50,9 +50,11 @@ static void *worker(void *unused) {
     unsigned seen = 0;
     (void)unused;
     for (;;) {
-        for (int i = 0; i < SPINS && atomic_load_explicit(&pool.call, memory_order_relaxed) == seen; i++) pause_briefly();
+        for (int i = 0; i < SPINS && atomic_load_explicit(&pool.call, memory_order_relaxed) == seen; i++)
+            pause_briefly();
         pthread_mutex_lock(&pool.lock);
-        while (atomic_load_explicit(&pool.call, memory_order_relaxed) == seen) pthread_cond_wait(&pool.work, &pool.lock);
+        while (atomic_load_explicit(&pool.call, memory_order_relaxed) == seen)
+            pthread_cond_wait(&pool.work, &pool.lock);
         seen = atomic_load_explicit(&pool.call, memory_order_relaxed);
         if (pool.wanted > 0) {
             pool.wanted--;

@@ -15,7 +15,8 @@ void flrq_philox(uint32_t out[4], uint64_t key, uint64_t stream, uint64_t block)
 /** Key of a named stream of a run: a hash of the user's seed and the name (tensor or purpose). */
 uint64_t flrq_philox_key(uint64_t seed, const char *name);
 
-/** Integer uniform in [0, bound), bound > 0, from word `index` of the stream (multiply-shift; bias below 2^-32 * bound). */
+/** Integer uniform in [0, bound), bound > 0, from word `index` of the stream (multiply-shift; bias below 2^-32 *
+ * bound). */
 uint64_t flrq_philox_below(uint64_t key, uint64_t stream, uint64_t index, uint64_t bound);
 
 /** Standard normals index0 .. index0+count-1 of the stream by Box-Muller: words 4i..4i+3 give values 4i..4i+3
