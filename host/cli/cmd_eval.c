@@ -21,7 +21,7 @@ static const char *state(const json_t *result) {
     const json_t *quantized = json_object_get(result, "quantized"), *lowrank = json_object_get(result, "lowrank");
     if (!json_is_boolean(quantized)) return "";
     if (!json_is_true(quantized)) return " (not quantized)";
-    return json_is_true(lowrank) ? " (quantized, with its low-rank part)" : " (quantized, low-rank part left out)";
+    return json_is_true(lowrank) ? " (quantized, with its low-rank part)" : " (quantized, without a low-rank part)";
 }
 
 void cli_eval_show(const json_t *result, FILE *out) {

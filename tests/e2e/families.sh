@@ -56,5 +56,15 @@ for m in data/families/*/; do
     json 0 eval "$work/$family-2" --tokens "$m/tokens.npy" --ctx 40 --against "$work/$family-2" --no-lowrank
     expect "$family: the low rank matters" number "$(value kl_mean) > 1e-6"
 done
+# A family that is not known: weights only, and said; nothing that would need its forward pass.
+cp -r data/families/llama "$work/unknown"
+sed -i 's/"model_type": "llama"/"model_type": "unheard_of"/' "$work/unknown/config.json"
+flrq 0 quantize "$work/unknown" -o "$work/weights" --group 16 --calib none
+expect "unknown family: said" grep -q 'unknown family: weights only' "$work/err"
+flrq 1 eval "$work/weights" --tokens data/families/llama/tokens.npy --ctx 40
+expect "unknown family: named, with those that are known" grep -q 'unheard_of.*llama, mistral, qwen2, qwen3, opt' "$work/err"
+# The same bytes as with its family known, where nothing is calibrated either.
+flrq 0 quantize data/families/llama -o "$work/known" --group 16 --calib none
+for shard in "$work"/known/*.safetensors; do expect "unknown family: bytes" cmp "$shard" "$work/weights/${shard##*/}"; done
 expect "families: $families" test $families -ge 13
 finish
