@@ -19,12 +19,26 @@
 extern "C" {
 #endif
 
-#define FLRQ_BACKEND_ABI 1
+#define FLRQ_BACKEND_ABI 2
 
 /** Rows of one chunk of a weight matrix: the unit of row splitting and of ordered summation. */
 #define FLRQ_CHUNK_ROWS 512
 
 typedef struct flrq_backend flrq_backend;
+
+/** A queue of copies that runs beside the ops, for one thread that feeds or drains the device (block i+1 arrives and
+ *  block i-1 leaves while i computes). */
+typedef struct flrq_lane flrq_lane;
+
+/** How exact matrix products are. FULL: fp32 inputs and sums. FAST: whatever the device is fastest at with fp32 sums
+ *  (bf16 in linear() and attention(), TF32 or bf16 in mul() and mul_t()). The CPU backend is always FULL. */
+typedef enum flrq_precision { FLRQ_PRECISION_FULL = 0, FLRQ_PRECISION_FAST = 1 } flrq_precision;
+
+/** Which exact SVD a backend should run; those it lacks are FLRQ_ERR_UNSUPPORTED. */
+typedef enum flrq_svd_method {
+    FLRQ_SVD_DEFAULT = 0, /* LAPACK gesdd; cuSOLVER gesvd */
+    FLRQ_SVD_JACOBI = 1   /* cuSOLVER gesvdj */
+} flrq_svd_method;
 
 /** A matrix that need not exist in memory. The element (i, j) is
  *
@@ -107,11 +121,30 @@ struct flrq_backend {
     flrq_status (*info)(flrq_backend *be, flrq_device_info *out);
     flrq_status (*alloc)(flrq_backend *be, void **out, size_t bytes, const char *what); /* 64-byte aligned */
     void (*release)(flrq_backend *be, void *memory);                                    /* NULL is fine */
+    /** Host memory that copies to and from the device fastest (page-locked on GPUs). */
+    flrq_status (*host_alloc)(flrq_backend *be, void **out, size_t bytes, const char *what);
+    void (*host_release)(flrq_backend *be, void *memory); /* NULL is fine */
+    /** In the order of the ops. `from` may be overwritten as soon as the call returns. */
     flrq_status (*upload)(flrq_backend *be, void *d_to, const void *from, size_t bytes);
     flrq_status (*download)(flrq_backend *be, void *to, const void *d_from, size_t bytes); /* waits */
     flrq_status (*copy)(flrq_backend *be, void *d_to, const void *d_from, size_t bytes);   /* no overlap */
     flrq_status (*zero)(flrq_backend *be, void *d_memory, size_t bytes);
     flrq_status (*sync)(flrq_backend *be);
+    /** Precision of the ops issued from now on; FULL after opening. NULL: always FULL; see flrq_set_precision(). */
+    void (*set_precision)(flrq_backend *be, flrq_precision precision);
+
+    /* --- copies beside the ops ---
+     * A lane belongs to one thread at a time, which may be another than the one that issues ops; both may call at once.
+     * Copies of a lane run in order. The two orders meet only where lane_after_ops() and lane_wait() say so. */
+    flrq_status (*lane_open)(flrq_backend *be, flrq_lane **out);
+    void (*lane_close)(flrq_lane *lane); /* waits; NULL is fine */
+    /** Called by the thread that issues ops: copies issued later on the lane start after all ops issued so far. */
+    flrq_status (*lane_after_ops)(flrq_lane *lane);
+    /** `from` must stay as it is until lane_wait(); *ticket (may be NULL) names the copy. */
+    flrq_status (*lane_upload)(flrq_lane *lane, void *d_to, const void *from, size_t bytes, uint64_t *ticket);
+    flrq_status (*lane_download)(flrq_lane *lane, void *to, const void *d_from, size_t bytes, uint64_t *ticket);
+    /** Waits until the copy `ticket` and all before it are done (0: every copy issued). */
+    flrq_status (*lane_wait)(flrq_lane *lane, uint64_t ticket);
 
     /* --- random numbers --- */
     /** d_out[0..count-1] = standard normals index0.. of (key, stream); see core/philox.h. */
@@ -169,7 +202,12 @@ struct flrq_backend {
     flrq_status (*rank_one)(flrq_backend *be, float *d_y, const float *d_u, const float *d_v, int64_t m, int64_t n,
                             float alpha);
     /** Thin SVD of d_a [m, n] (destroyed): d_u [m, p], d_s [p], d_vt [p, n], p = min(m, n). The exact baseline. */
-    flrq_status (*svd)(flrq_backend *be, float *d_a, int64_t m, int64_t n, float *d_u, float *d_s, float *d_vt);
+    flrq_status (*svd)(flrq_backend *be, flrq_svd_method method, float *d_a, int64_t m, int64_t n, float *d_u,
+                       float *d_s, float *d_vt);
+    /** The `rank` leading triplets of d_a [m, n] (destroyed) by the vendor's randomised SVD, the baseline (cuSOLVER
+     *  Xgesvdr): d_u [m, rank], d_s [rank], d_vt [rank, n]. NULL where there is none. */
+    flrq_status (*rsvd)(flrq_backend *be, float *d_a, int64_t m, int64_t n, int64_t rank, int64_t oversample,
+                        int iterations, float *d_u, float *d_s, float *d_vt);
 
     /* --- calibration statistics of d_x [tokens, n] --- */
     /** d_abs_sum [n] += |x_tj| / mean_j |x_t|  (0 for an all-zero token),  d_square_sum [n] += x_tj^2. Double
@@ -218,9 +256,15 @@ struct flrq_backend {
                       int64_t vocab);
 };
 
-/** Opens a backend by name: "cpu" (fast), "cpu-ref" (scalar reference), "auto" (best available). threads 0 = all this
+/** Opens a backend by name: "cpu" (fast), "cpu-ref" (scalar reference), "cuda" or "cuda:N" (device N), "cudasim" (the
+ *  CUDA backend on the simulator, where built), "auto" (a GPU if there is one, else the CPU). threads 0 = all this
  *  process may use. The text of a failure says in one line why a known backend is not available. */
 FLRQ_API flrq_status flrq_backend_open(flrq_backend **out, const char *name, int threads);
+
+/** Sets the precision of a backend that has the choice. */
+static inline void flrq_set_precision(flrq_backend *backend, flrq_precision precision) {
+    if (backend->set_precision) backend->set_precision(backend, precision);
+}
 
 /** Closes and frees. NULL is fine. */
 FLRQ_API void flrq_backend_close(flrq_backend *backend);

@@ -177,6 +177,36 @@ static flrq_status cpu_sync(flrq_backend *be) {
     return FLRQ_OK;
 }
 
+/* ---- lanes: copies here are done when the call returns, so a lane has nothing to remember ------------------------ */
+
+struct flrq_lane {
+    flrq_backend *be;
+};
+
+static flrq_status cpu_lane_open(flrq_backend *be, flrq_lane **out) {
+    *out = malloc(sizeof **out);
+    if (!*out) return flrq_fail_memory(sizeof **out, "a lane of copies");
+    (*out)->be = be;
+    return FLRQ_OK;
+}
+
+static void cpu_lane_close(flrq_lane *lane) {
+    free(lane);
+}
+
+static flrq_status cpu_lane_after_ops(flrq_lane *lane) {
+    return FLRQ_OK;
+}
+
+static flrq_status cpu_lane_copy(flrq_lane *lane, void *to, const void *from, size_t bytes, uint64_t *ticket) {
+    if (ticket) *ticket = 1;
+    return cpu_copy(lane->be, to, from, bytes);
+}
+
+static flrq_status cpu_lane_wait(flrq_lane *lane, uint64_t ticket) {
+    return FLRQ_OK;
+}
+
 /* ---- info -------------------------------------------------------------------------------------------------------- */
 
 /* Text after "<key> : " of the first such line of a /proc file, without the line end; false when there is none. */
@@ -223,6 +253,14 @@ void cpu_register_memory(flrq_backend *be) {
     be->info = cpu_info;
     be->alloc = cpu_alloc;
     be->release = cpu_release;
+    be->host_alloc = cpu_alloc;
+    be->host_release = cpu_release;
+    be->lane_open = cpu_lane_open;
+    be->lane_close = cpu_lane_close;
+    be->lane_after_ops = cpu_lane_after_ops;
+    be->lane_upload = cpu_lane_copy;
+    be->lane_download = cpu_lane_copy;
+    be->lane_wait = cpu_lane_wait;
     be->upload = cpu_copy;
     be->download = cpu_copy;
     be->copy = cpu_copy;

@@ -60,6 +60,8 @@ flrq_status cpu_finite_check(const char *op, const float *x, int64_t rows, int64
 flrq_status cpu_finite_check_f64(const char *op, const double *x, int64_t rows, int64_t cols);
 /** The diagonal of r [b, b] is finite and nonzero in fp32, so that a triangular solve makes sense. FLRQ_ERR_NUMERIC. */
 flrq_status cpu_diagonal_check(const char *op, const double *r, int64_t b);
+/** The method is one that the CPU has. FLRQ_ERR_UNSUPPORTED. */
+flrq_status cpu_svd_check(flrq_svd_method method);
 /** m >= b. FLRQ_ERR_SHAPE. */
 flrq_status cpu_tall_check(const char *op, int64_t m, int64_t b);
 

@@ -269,7 +269,14 @@ static flrq_status cpu_eigh(flrq_backend *be, double *d_a, double *d_values, int
     return FLRQ_OK;
 }
 
-static flrq_status cpu_svd(flrq_backend *be, float *d_a, int64_t m, int64_t n, float *d_u, float *d_s, float *d_vt) {
+flrq_status cpu_svd_check(flrq_svd_method method) {
+    if (method == FLRQ_SVD_DEFAULT) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_UNSUPPORTED, "svd: the CPU backend has no Jacobi SVD of its own; it runs LAPACK's gesdd");
+}
+
+static flrq_status cpu_svd(flrq_backend *be, flrq_svd_method method, float *d_a, int64_t m, int64_t n, float *d_u,
+                           float *d_s, float *d_vt) {
+    FLRQ_TRY(cpu_svd_check(method));
     FLRQ_TRY(cpu_shape_check("svd", m, n, sizeof(float)));
     FLRQ_TRY(cpu_finite_check("svd", d_a, m, n));
     int64_t p = min64(m, n);

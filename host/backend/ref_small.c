@@ -219,7 +219,9 @@ out:
     return status;
 }
 
-static flrq_status ref_svd(flrq_backend *be, float *d_a, int64_t m, int64_t n, float *d_u, float *d_s, float *d_vt) {
+static flrq_status ref_svd(flrq_backend *be, flrq_svd_method method, float *d_a, int64_t m, int64_t n, float *d_u,
+                           float *d_s, float *d_vt) {
+    FLRQ_TRY(cpu_svd_check(method));
     FLRQ_TRY(cpu_shape_check("svd", m, n, sizeof(float)));
     FLRQ_TRY(cpu_finite_check("svd", d_a, m, n));
     /* One-sided Jacobi on the taller of A and A^T: x [rows, p] = w S, v [p, p] the other side. */

@@ -108,12 +108,14 @@ static flrq_status rotate(flrq_sketch *s, flrq_backend *be, int64_t m, int64_t n
     return be->gemm(be, s->d_v, s->d_z, s->d_rotate, n, b, b, 1, 0);
 }
 
-/* Y = T Omega, then rounds of { orthonormalise, Z = T^T Q, orthonormalise, Y = T Z }, last Z = T^T Q (Halko,
+/* Leaves the backend at whatever precision it stopped in; the caller puts it back.
+ * Y = T Omega, then rounds of { orthonormalise, Z = T^T Q, orthonormalise, Y = T Z }, last Z = T^T Q (Halko,
  * Martinsson, Tropp 2011, Algorithm 4.4). */
 static flrq_status run_block(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
                              const flrq_operand *t, int64_t terms, int warm) {
     int64_t m = t->rows, n = t->cols, b = width_of(options, m, n, terms);
     int rounds = options->power_iterations;
+    flrq_set_precision(be, options->precision);     /* the iterations only have to span the subspace */
     if (warm && s->width == b && s->sigma[0] > 0) { /* a zero target left nothing to start from */
         FLRQ_TRY(be->copy(be, s->d_z, s->d_v, (size_t)(n * b) * sizeof(float)));
         FLRQ_TRY(orthonormalize(s, be, comm, s->d_z, n, b, 0, 1));
@@ -128,6 +130,7 @@ static flrq_status run_block(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, 
         FLRQ_TRY(orthonormalize(s, be, comm, s->d_z, n, b, 0, 1));
         FLRQ_TRY(be->mul(be, s->d_y, t, s->d_z, b));
     }
+    flrq_set_precision(be, FLRQ_PRECISION_FULL);
     FLRQ_TRY(orthonormalize(s, be, comm, s->d_y, m, b, 1, 2));
     FLRQ_TRY(be->mul_t(be, s->d_z, t, s->d_y, b));
     FLRQ_TRY(comm->sum_f32(comm, be, s->d_z, n * b));
@@ -227,7 +230,7 @@ static flrq_status run_svd(flrq_sketch *s, flrq_backend *be, const flrq_operand 
     int64_t m = t->rows, n = t->cols, p = min64(m, n);
     float *d_u = s->d_full + m * n, *d_s = d_u + m * p, *d_vt = d_s + p;
     FLRQ_TRY(be->materialize(be, s->d_full, t));
-    FLRQ_TRY(be->svd(be, s->d_full, m, n, d_u, d_s, d_vt));
+    FLRQ_TRY(be->svd(be, FLRQ_SVD_DEFAULT, s->d_full, m, n, d_u, d_s, d_vt));
     flrq_status status = FLRQ_OK;
     float *u = malloc((size_t)(m * p) * sizeof *u), *vt = malloc((size_t)(p * n) * sizeof *vt);
     float *v = malloc((size_t)(n * terms) * sizeof *v), *sigma = malloc((size_t)p * sizeof *sigma);
@@ -271,5 +274,7 @@ flrq_status flrq_sketch_run(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, c
     case FLRQ_SKETCH_BLOCK:
         break;
     }
-    return run_block(s, be, comm, options, target, terms, warm);
+    flrq_status status = run_block(s, be, comm, options, target, terms, warm);
+    flrq_set_precision(be, FLRQ_PRECISION_FULL);
+    return status;
 }

@@ -16,8 +16,9 @@ typedef enum flrq_sketch_kind { FLRQ_SKETCH_BLOCK = 0, FLRQ_SKETCH_R1 = 1, FLRQ_
 typedef struct flrq_sketch_options {
     flrq_sketch_kind kind;
     int power_iterations;
-    int oversample; /* block: columns beyond the wanted terms */
-    uint64_t key;   /* of the random numbers (flrq_philox_key of seed and tensor name) */
+    int oversample;           /* block: columns beyond the wanted terms */
+    uint64_t key;             /* of the random numbers (flrq_philox_key of seed and tensor name) */
+    flrq_precision precision; /* block: of the power iterations; the last projection is always FULL */
 } flrq_sketch_options;
 
 /** The largest shapes that a set of buffers must hold; `count` is the largest rows * cols of one matrix. */

@@ -218,7 +218,7 @@ static void run_svd(op_run *r, const op_case *c) {
     float *d_u = op_out(r, "U", OP_F32, m * p, OP_ANY, 0), *d_vt = op_out(r, "V^T", OP_F32, p * n, OP_ANY, 0);
     float *d_s = op_out(r, "S", OP_F32, p, OP_MAX, tolerance);
     op_cost(r, 4.0 * (double)(m * n), 8.0 * (double)(m > n ? m : n) * (double)(p * p));
-    OP_CALL(r, svd, d_a, m, n, d_u, d_s, d_vt);
+    OP_CALL(r, svd, FLRQ_SVD_DEFAULT, d_a, m, n, d_u, d_s, d_vt);
     if (!op_ok(r)) return;
     float *u = op_temp(r, (size_t)(m * p) * sizeof *u), *s = op_temp(r, (size_t)p * sizeof *s);
     float *vt = op_temp(r, (size_t)(p * n) * sizeof *vt), *v = op_temp(r, (size_t)(p * n) * sizeof *v);

@@ -91,7 +91,7 @@ static void known_svd(void **state) {
     for (size_t f = 0; f < 2; f++) {
         flrq_backend *be = open_backend(faces[f]);
         float a[6] = {0, 3, 0, 2, 0, 0}, u[4], s[2], vt[6];
-        assert_int_equal(be->svd(be, a, 2, 3, u, s, vt), FLRQ_OK);
+        assert_int_equal(be->svd(be, FLRQ_SVD_DEFAULT, a, 2, 3, u, s, vt), FLRQ_OK);
         assert_near((double)s[0], 3, 4 * FLT_EPSILON);
         assert_near((double)s[1], 2, 4 * FLT_EPSILON);
         assert_near((double)(u[0] * vt[1]), 1, 4 * FLT_EPSILON); /* e1 e2^T times 3 */
@@ -167,14 +167,14 @@ static void refused_shapes(void **state) {
         expect(be->gemm(be, x, x, x, 1, -1, 1, 1, 0), FLRQ_ERR_SHAPE, "gemm", "1 x -1");
         expect(be->gemm(be, x, x, x, 1, 1, -1, 1, 0), FLRQ_ERR_SHAPE, "gemm", "1 x -1");
         expect(be->rank_one(be, x, x, x, 1, -3, 1), FLRQ_ERR_SHAPE, "rank_one", "1 x -3");
-        expect(be->svd(be, x, -1, 1, x, x, x), FLRQ_ERR_SHAPE, "svd", "-1 x 1");
+        expect(be->svd(be, FLRQ_SVD_DEFAULT, x, -1, 1, x, x, x), FLRQ_ERR_SHAPE, "svd", "-1 x 1");
         expect(be->input_stats(be, d, d, x, 1, -1), FLRQ_ERR_SHAPE, "input_stats", "1 x -1");
         expect(be->input_sketch(be, x, x, x, 1, 1, -7), FLRQ_ERR_SHAPE, "input_sketch", "1 x -7");
         /* Empty problems are no error. */
         assert_int_equal(be->cholesky(be, d, 0, &info), FLRQ_OK);
         assert_int_equal(info, 0);
         assert_int_equal(be->eigh(be, d, d, 0), FLRQ_OK);
-        assert_int_equal(be->svd(be, x, 0, 3, x, x, x), FLRQ_OK);
+        assert_int_equal(be->svd(be, FLRQ_SVD_DEFAULT, x, 0, 3, x, x, x), FLRQ_OK);
         assert_int_equal(be->householder(be, x, 3, 0), FLRQ_OK);
         flrq_backend_close(be);
     }
@@ -187,7 +187,8 @@ static void refused_numbers(void **state) {
         for (int k = 0; k < 3; k++) {
             float x[6] = {1, 2, 3, 4, (float)bad64[k], 6}, u[6], s[2], vt[6];
             double a[9] = {1, 0, 0, 0, 1, bad64[k], 0, bad64[k], 1}, values[3];
-            expect(be->svd(be, x, 3, 2, u, s, vt), FLRQ_ERR_NUMERIC, "svd", "element (2, 0) of the 3 x 2");
+            expect(be->svd(be, FLRQ_SVD_DEFAULT, x, 3, 2, u, s, vt), FLRQ_ERR_NUMERIC, "svd",
+                   "element (2, 0) of the 3 x 2");
             expect(be->householder(be, x, 3, 2), FLRQ_ERR_NUMERIC, "householder", "element (2, 0) of the 3 x 2");
             expect(be->eigh(be, a, values, 3), FLRQ_ERR_NUMERIC, "eigh", "element (1, 2) of the 3 x 3");
             double r[4] = {1, 0, 0, bad64[k]};

@@ -628,7 +628,8 @@ static flrq_status failing_mul_t(flrq_backend *be, float *d_z, const flrq_operan
     return flrq_fail(FLRQ_ERR_UNSUPPORTED, "mul_t refused by the test");
 }
 
-static flrq_status failing_svd(flrq_backend *be, float *d_a, int64_t m, int64_t n, float *u, float *s, float *vt) {
+static flrq_status failing_svd(flrq_backend *be, flrq_svd_method method, float *d_a, int64_t m, int64_t n, float *u,
+                               float *s, float *vt) {
     return flrq_fail(FLRQ_ERR_UNSUPPORTED, "svd refused by the test");
 }
 
