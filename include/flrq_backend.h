@@ -107,6 +107,7 @@ typedef struct flrq_device_info {
     char instruction_set[32];
     char libraries[48]; /* whose variant also decides the bits: "OpenBLAS for Haswell" */
     int threads;
+    int separate_memory; /* 1: the device has memory of its own, and total_bytes and free_bytes count that */
     size_t total_bytes, free_bytes;
 } flrq_device_info;
 
@@ -132,6 +133,9 @@ struct flrq_backend {
     flrq_status (*sync)(flrq_backend *be);
     /** Precision of the ops issued from now on; FULL after opening. NULL: always FULL; see flrq_set_precision(). */
     void (*set_precision)(flrq_backend *be, flrq_precision precision);
+    /** Names the phase that ops issued from now on belong to, for profilers (an NVTX range); NULL ends it. `name` is
+     *  copied. NULL entry: nothing listens; see flrq_mark_phase(). */
+    void (*mark_phase)(flrq_backend *be, const char *name);
 
     /* --- copies beside the ops ---
      * A lane belongs to one thread at a time, which may be another than the one that issues ops; both may call at once.
@@ -268,6 +272,11 @@ static inline void flrq_set_precision(flrq_backend *backend, flrq_precision prec
 
 /** Closes and frees. NULL is fine. */
 FLRQ_API void flrq_backend_close(flrq_backend *backend);
+
+/** Marks a phase where the backend can. */
+static inline void flrq_mark_phase(flrq_backend *backend, const char *name) {
+    if (backend->mark_phase) backend->mark_phase(backend, name);
+}
 
 #ifdef __cplusplus
 }
