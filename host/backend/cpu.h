@@ -9,7 +9,7 @@
 #define FLRQ_BACKEND_CPU_H
 
 #include "flrq_backend.h"
-#include "core/error.h"
+#include "backend/op_check.h"
 
 /** Rows of a tile and columns of a panel: the fixed grid of tasks inside a chunk. 128 x 1024 fp32 = 512 KiB, half of a
  *  server core's L2. FLRQ_CHUNK_ROWS is a multiple of CPU_TILE_ROWS. */
@@ -40,21 +40,13 @@ flrq_status cpu_scratch(flrq_backend *be, size_t bytes);
 /** The same for the scratch at cpu_of(be)->shared: scaled inputs, partial sums of chunks. Contents are undefined. */
 flrq_status cpu_shared(flrq_backend *be, size_t bytes);
 
-/** Checks what ops assume of an operand: dimensions that BLAS can count (int32), leading dimension, float dtype, codes
- * of the same shape, factors present. FLRQ_ERR_SHAPE names the op and the numbers. */
-flrq_status cpu_operand_check(const char *op, const flrq_operand *a);
-
-/** Checks the number of columns on the skinny side: in [0, INT32_MAX]. FLRQ_ERR_SHAPE. */
-flrq_status cpu_columns_check(const char *op, int64_t b);
-
 /** out[i*ld_out + j] = A(row0+i, col0+j) as fp32 for i < rows, j < cols: the one place where the fast face evaluates an
  * operand. `work` is cpu_of(be)->work[thread]; it may be NULL when a->rank is 0. */
 void cpu_tile_load(const cpu_kernels *kernels, float *out, int64_t ld_out, const flrq_operand *a, int64_t row0,
                    int64_t rows, int64_t col0, int64_t cols, float *work);
 
-/* Checks of the small dense ops, for both faces: FLRQ_OK, or an error that names the op and the numbers. */
-/** rows and cols in [0, INT32_MAX], and rows * cols * width fits in size_t. FLRQ_ERR_SHAPE. */
-flrq_status cpu_shape_check(const char *op, int64_t rows, int64_t cols, size_t width);
+/* Checks that look at the numbers of the small dense ops, for both faces (op_check.h looks at sizes): FLRQ_OK, or an
+ * error that names the op and the numbers. */
 /** x [rows, cols] holds neither NaN nor infinity. FLRQ_ERR_NUMERIC names the first that does. */
 flrq_status cpu_finite_check(const char *op, const float *x, int64_t rows, int64_t cols);
 flrq_status cpu_finite_check_f64(const char *op, const double *x, int64_t rows, int64_t cols);
@@ -62,18 +54,6 @@ flrq_status cpu_finite_check_f64(const char *op, const double *x, int64_t rows, 
 flrq_status cpu_diagonal_check(const char *op, const double *r, int64_t b);
 /** The method is one that the CPU has. FLRQ_ERR_UNSUPPORTED. */
 flrq_status cpu_svd_check(flrq_svd_method method);
-/** m >= b. FLRQ_ERR_SHAPE. */
-flrq_status cpu_tall_check(const char *op, int64_t m, int64_t b);
-
-/* Checks of the forward ops, for both faces: FLRQ_ERR_SHAPE with the numbers, else FLRQ_OK. */
-/** a and b in [0, INT32_MAX]: their product fits int64, either is a leading dimension for BLAS. */
-flrq_status cpu_sizes_check(const char *op, const char *names, int64_t a, int64_t b);
-/** Sizes as above, head_dim even. */
-flrq_status cpu_rope_check(int64_t tokens, int64_t heads, int64_t head_dim);
-/** Sizes as above, kv_heads divides heads, window not negative. */
-flrq_status cpu_attention_check(const flrq_attention *shape);
-/** Sizes as above, every target below vocab. */
-flrq_status cpu_targets_check(const int32_t *target, int64_t tokens, int64_t vocab);
 
 /** Element (i, j) of an operand in double: the reference. */
 double ref_operand_at(const flrq_operand *a, int64_t i, int64_t j);

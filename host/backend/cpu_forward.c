@@ -30,41 +30,6 @@ static int64_t at_most(int64_t value, int64_t bound) {
     return value < bound ? value : bound;
 }
 
-flrq_status cpu_sizes_check(const char *op, const char *names, int64_t a, int64_t b) {
-    if (a >= 0 && b >= 0 && a <= INT32_MAX && b <= INT32_MAX) return FLRQ_OK;
-    return flrq_fail(FLRQ_ERR_SHAPE, "%s: %s = %lld x %lld: each must be in [0, %d]", op, names, (long long)a,
-                     (long long)b, INT32_MAX);
-}
-
-flrq_status cpu_rope_check(int64_t tokens, int64_t heads, int64_t head_dim) {
-    FLRQ_TRY(cpu_sizes_check("rope", "tokens x heads", tokens, heads));
-    FLRQ_TRY(cpu_sizes_check("rope", "heads x head_dim", heads, head_dim));
-    if (head_dim % 2 != 0)
-        return flrq_fail(FLRQ_ERR_SHAPE, "rope: head_dim %lld is odd; pairs need an even one", (long long)head_dim);
-    return FLRQ_OK;
-}
-
-flrq_status cpu_attention_check(const flrq_attention *shape) {
-    FLRQ_TRY(cpu_sizes_check("attention", "tokens x heads", shape->tokens, shape->heads));
-    FLRQ_TRY(cpu_sizes_check("attention", "heads x head_dim", shape->heads, shape->head_dim));
-    FLRQ_TRY(cpu_sizes_check("attention", "tokens x row of q", shape->tokens, shape->heads * shape->head_dim));
-    if (shape->kv_heads < 1 || shape->heads % shape->kv_heads != 0 || shape->window < 0)
-        return flrq_fail(FLRQ_ERR_SHAPE,
-                         "attention: %lld heads over %lld kv heads (must divide them), window %lld (must not be "
-                         "negative)",
-                         (long long)shape->heads, (long long)shape->kv_heads, (long long)shape->window);
-    return FLRQ_OK;
-}
-
-flrq_status cpu_targets_check(const int32_t *target, int64_t tokens, int64_t vocab) {
-    FLRQ_TRY(cpu_sizes_check("nll", "tokens x vocab", tokens, vocab));
-    for (int64_t t = 0; t < tokens; t++)
-        if (target[t] >= vocab)
-            return flrq_fail(FLRQ_ERR_SHAPE, "nll: target %d of token %lld is outside the vocabulary of %lld",
-                             (int)target[t], (long long)t, (long long)vocab);
-    return FLRQ_OK;
-}
-
 /* ---- linear ------------------------------------------------------------------------------------------------------ */
 
 typedef struct linear_job {
@@ -135,8 +100,8 @@ static void linear_task(void *arg, int64_t index, int thread) {
 /* X (D + s L R)^T = X D^T + s (X R^T) L^T: the factors are never expanded. X R^T is formed first, for all tokens. */
 static flrq_status cpu_linear(flrq_backend *be, float *d_y, const float *d_x, const flrq_operand *a,
                               const float *d_bias, int64_t tokens) {
-    FLRQ_TRY(cpu_operand_check("linear", a));
-    FLRQ_TRY(cpu_sizes_check("linear", "tokens x rows", tokens, a->rows));
+    FLRQ_TRY(op_check_operand("linear", a));
+    FLRQ_TRY(op_check_sizes("linear", "tokens x rows", tokens, a->rows));
     linear_job job = {.state = cpu_of(be), .y = d_y, .x = d_x, .a = a, .full = *a, .bias = d_bias, .tokens = tokens};
     job.full.rank = 0;
     FLRQ_TRY(cpu_scratch(be, sizeof(linear_scratch)));
@@ -193,7 +158,7 @@ static void layernorm_task(void *arg, int64_t index, int thread) {
 }
 
 static flrq_status run_norm(flrq_backend *be, const char *op, norm_job job, flrq_task_fn task) {
-    FLRQ_TRY(cpu_sizes_check(op, "rows x n", job.rows, job.n));
+    FLRQ_TRY(op_check_sizes(op, "rows x n", job.rows, job.n));
     if (job.n == 0) return FLRQ_OK;
     job.kernels = cpu_of(be)->kernels;
     job.rows_per_task = tiles_of(SLICE, job.n);
@@ -240,7 +205,7 @@ static void rope_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_rope(flrq_backend *be, float *d_x, const float *d_inv_freq, int64_t tokens, int64_t heads,
                             int64_t head_dim, int64_t position0, float magnitude) {
-    FLRQ_TRY(cpu_rope_check(tokens, heads, head_dim));
+    FLRQ_TRY(op_check_rope(tokens, heads, head_dim));
     FLRQ_TRY(cpu_scratch(be, (size_t)head_dim * sizeof(float)));
     rope_job job = {cpu_of(be), d_x, d_inv_freq, heads, head_dim, position0, magnitude};
     flrq_parallel_for(job.state->threads, tokens, rope_task, &job);
@@ -323,7 +288,7 @@ static void attention_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_attention(flrq_backend *be, float *d_out, const float *d_q, const float *d_k, const float *d_v,
                                  const flrq_attention *shape) {
-    FLRQ_TRY(cpu_attention_check(shape));
+    FLRQ_TRY(op_check_attention(shape));
     FLRQ_TRY(cpu_scratch(be, sizeof(attention_rows)));
     attention_job job = {cpu_of(be), d_out, d_q, d_k, d_v, shape, tiles_of(shape->tokens, QUERY_TILE)};
     flrq_parallel_for(job.state->threads, job.tiles * shape->heads, attention_task, &job);
@@ -400,8 +365,8 @@ static void gather_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_gather_rows(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,
                                    int64_t tokens, int accumulate) {
-    FLRQ_TRY(cpu_operand_check("gather_rows", table));
-    FLRQ_TRY(cpu_sizes_check("gather_rows", "tokens x cols", tokens, table->cols));
+    FLRQ_TRY(op_check_operand("gather_rows", table));
+    FLRQ_TRY(op_check_sizes("gather_rows", "tokens x cols", tokens, table->cols));
     if (table->rank > 0)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "gather_rows: a table of rank %lld; gather rows of l and multiply by r",
                          (long long)table->rank);
@@ -440,7 +405,7 @@ static void nll_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_nll(flrq_backend *be, double *nll, int32_t *argmax, const float *d_logits, const int32_t *target,
                            int64_t tokens, int64_t vocab) {
-    FLRQ_TRY(cpu_targets_check(target, tokens, vocab));
+    FLRQ_TRY(op_check_targets(target, tokens, vocab));
     loss_job job = {
         .kernels = cpu_of(be)->kernels, .loss = nll, .argmax = argmax, .p = d_logits, .target = target, .vocab = vocab};
     flrq_parallel_for(cpu_of(be)->threads, tokens, nll_task, &job);
@@ -465,7 +430,7 @@ static void kl_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_kl(flrq_backend *be, double *kl, const float *d_p_logits, const float *d_q_logits,
                           int64_t tokens, int64_t vocab) {
-    FLRQ_TRY(cpu_sizes_check("kl", "tokens x vocab", tokens, vocab));
+    FLRQ_TRY(op_check_sizes("kl", "tokens x vocab", tokens, vocab));
     loss_job job = {.kernels = cpu_of(be)->kernels, .loss = kl, .p = d_p_logits, .q = d_q_logits, .vocab = vocab};
     flrq_parallel_for(cpu_of(be)->threads, tokens, kl_task, &job);
     return FLRQ_OK;

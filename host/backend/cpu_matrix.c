@@ -41,12 +41,6 @@ static flrq_status size_of(size_t *bytes, int64_t rows, int64_t cols, size_t wid
     return FLRQ_OK;
 }
 
-flrq_status cpu_columns_check(const char *op, int64_t b) {
-    if (b < 0 || b > INT32_MAX)
-        return flrq_fail(FLRQ_ERR_SHAPE, "%s: %lld columns: must be in [0, %d]", op, (long long)b, INT32_MAX);
-    return FLRQ_OK;
-}
-
 /* A tile of A: directly in memory when the operand is plain fp32, else evaluated into the first TILE_FLOATS of
  * the scratch of the thread. */
 typedef struct tile {
@@ -148,8 +142,8 @@ static void scale_task(void *arg, int64_t index, int thread) {
 /* Prepares x and R x in shared scratch behind `reserved` bytes, and scratch for the tasks, then runs the row tiles. */
 static flrq_status mul_run(flrq_backend *be, const char *op, mul_job *job, const flrq_operand *a, const float *d_x,
                            int64_t b, size_t reserved) {
-    FLRQ_TRY(cpu_operand_check(op, a));
-    FLRQ_TRY(cpu_columns_check(op, b));
+    FLRQ_TRY(op_check_operand(op, a));
+    FLRQ_TRY(op_check_columns(op, b));
     cpu_state *cpu = cpu_of(be);
     size_t x_bytes = 0, t_bytes = 0, y_bytes = 0;
     if (a->d_col_scale) FLRQ_TRY(size_of(&x_bytes, a->cols, b, sizeof(float), op));
@@ -264,8 +258,8 @@ static void mul_t_passes(mul_t_job *job) {
 }
 
 static flrq_status cpu_mul_t(flrq_backend *be, float *d_z, const flrq_operand *a, const float *d_q, int64_t b) {
-    FLRQ_TRY(cpu_operand_check("mul_t", a));
-    FLRQ_TRY(cpu_columns_check("mul_t", b));
+    FLRQ_TRY(op_check_operand("mul_t", a));
+    FLRQ_TRY(op_check_columns("mul_t", b));
     cpu_state *cpu = cpu_of(be);
     size_t t_bytes = 0;
     FLRQ_TRY(size_of(&t_bytes, a->rank, b, sizeof(float), "mul_t"));
@@ -317,7 +311,7 @@ static double sum_tiles(const double *tiles, int64_t count) {
 static flrq_status cpu_sum_squares_mul(flrq_backend *be, double *sum, const flrq_operand *a, const float *d_s,
                                        int64_t k) {
     *sum = 0;
-    FLRQ_TRY(cpu_operand_check("sum_squares_mul", a));
+    FLRQ_TRY(op_check_operand("sum_squares_mul", a));
     int64_t tiles = ceil_div(a->rows, CPU_TILE_ROWS);
     if (tiles == 0 || k == 0) return FLRQ_OK;
     mul_job job = {0};
@@ -414,7 +408,7 @@ static void blocks_task(void *arg, int64_t index, int thread) {
 
 /* Checks the operand, reserves `bytes` of shared scratch and fills the common part of a scan. */
 static flrq_status scan_begin(flrq_backend *be, scan_job *job, const char *op, const flrq_operand *a, size_t bytes) {
-    FLRQ_TRY(cpu_operand_check(op, a));
+    FLRQ_TRY(op_check_operand(op, a));
     FLRQ_TRY(cpu_scratch(be, TILE_FLOATS * sizeof(float)));
     FLRQ_TRY(cpu_shared(be, bytes));
     job->cpu = cpu_of(be);
@@ -456,8 +450,8 @@ static flrq_status cpu_count_nonfinite(flrq_backend *be, int64_t *count, int64_t
 
 static flrq_status cpu_amax_curve(flrq_backend *be, float *amax, const flrq_operand *a, const float *d_u,
                                   const float *d_v, int64_t b) {
-    FLRQ_TRY(cpu_operand_check("amax_curve", a));
-    FLRQ_TRY(cpu_columns_check("amax_curve", b));
+    FLRQ_TRY(op_check_operand("amax_curve", a));
+    FLRQ_TRY(op_check_columns("amax_curve", b));
     int64_t tiles = ceil_div(a->rows, CPU_TILE_ROWS), blocks = ceil_div(a->cols, CPU_AMAX_COLS);
     size_t lanes_bytes = 0, vt_bytes = 0, curve_bytes = 0;
     FLRQ_TRY(size_of(&lanes_bytes, CPU_MAX_LANES, b + 1, sizeof(float), "amax_curve"));

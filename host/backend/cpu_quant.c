@@ -13,46 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-flrq_status quant_check(const flrq_codes *out, const flrq_operand *a, const flrq_scheme *scheme,
-                        const flrq_clip *clip) {
-    int bits = scheme->bits;
-    FLRQ_TRY(cpu_operand_check("clip_quantize", a));
-    if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
-        return flrq_fail(FLRQ_ERR_SHAPE, "clip_quantize: %d bits; 2, 3, 4 and 8 are known", bits);
-    int64_t group = scheme->group == 0 ? a->cols : scheme->group;
-    int64_t n_groups = group > 0 ? (a->cols + group - 1) / group : 0;
-    if (scheme->group < 0 || out->rows != a->rows || out->cols != a->cols || out->group != group ||
-        out->n_groups != n_groups || out->bits != bits || !out->symmetric != !scheme->symmetric)
-        return flrq_fail(FLRQ_ERR_SHAPE,
-                         "clip_quantize: codes of %lld x %lld, %d bits, %lld groups of %lld, %s, for an operand of "
-                         "%lld x %lld, %d bits, groups of %lld, %s",
-                         (long long)out->rows, (long long)out->cols, (int)out->bits, (long long)out->n_groups,
-                         (long long)out->group, out->symmetric ? "symmetric" : "asymmetric", (long long)a->rows,
-                         (long long)a->cols, bits, (long long)scheme->group,
-                         scheme->symmetric ? "symmetric" : "asymmetric");
-    if (!out->symmetric && !out->zero && a->rows * n_groups > 0)
-        return flrq_fail(FLRQ_ERR_SHAPE, "clip_quantize: an asymmetric scheme needs an array of zero points");
-    if (scheme->symmetric && scheme->grid != FLRQ_GRID_FULL && scheme->grid != FLRQ_GRID_MIRROR)
-        return flrq_fail(FLRQ_ERR_USAGE, "clip_quantize: unknown grid %d", (int)scheme->grid);
-    if (clip->search < FLRQ_CLIP_NONE || clip->search > FLRQ_CLIP_FAST || clip->mode < FLRQ_CLIP_CLAMP ||
-        clip->mode > FLRQ_CLIP_ZERO)
-        return flrq_fail(FLRQ_ERR_USAGE, "clip_quantize: unknown search %d or mode %d", (int)clip->search,
-                         (int)clip->mode);
-    if (clip->search == FLRQ_CLIP_GRID &&
-        (clip->steps < 1 || clip->steps > QUANT_STEPS || !(clip->min_ratio > 0 && clip->min_ratio <= 1)))
-        return flrq_fail(FLRQ_ERR_USAGE, "clip_quantize: %d steps down to ratio %g; 1 to %d, and a ratio in (0, 1]",
-                         (int)clip->steps, (double)clip->min_ratio, QUANT_STEPS);
-    return FLRQ_OK;
-}
-
-flrq_status quant_check_pack(int64_t rows, int64_t cols, int bits) {
-    if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
-        return flrq_fail(FLRQ_ERR_SHAPE, "pack: %d bits; 2, 3, 4 and 8 are known", bits);
-    if (rows < 0 || cols < 0 || cols > (INT64_MAX - 31) / 8 || (cols > 0 && rows > INT64_MAX / cols))
-        return flrq_fail(FLRQ_ERR_SHAPE, "pack: codes of %lld x %lld", (long long)rows, (long long)cols);
-    return FLRQ_OK;
-}
-
 /* ---- clip_quantize --------------------------------------------------------------------------------------------- */
 
 /* Rows of a task: a tile of the operand that stays in the L2 cache, whatever the number of columns. */
@@ -99,7 +59,7 @@ static void quantize_task(void *arg, int64_t index, int thread) {
 
 static flrq_status clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_operand *a, const float *h,
                                  const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
-    FLRQ_TRY(quant_check(out, a, scheme, clip));
+    FLRQ_TRY(op_check_quantize(out, a, scheme, clip));
     flrq_clip_stats sums = {0};
     if (a->rows > 0 && a->cols > 0) {
         int64_t rows = rows_of_task(a->cols), tasks = (a->rows + rows - 1) / rows;
@@ -150,7 +110,7 @@ static void unpack_task(void *arg, int64_t index, int thread) {
 
 static flrq_status run_pack(flrq_backend *be, flrq_task_fn task, int32_t *packed, const uint8_t *code,
                             uint8_t *code_out, int64_t rows, int64_t cols, int bits) {
-    FLRQ_TRY(quant_check_pack(rows, cols, bits));
+    FLRQ_TRY(op_check_pack(rows, cols, bits));
     if (rows == 0 || cols == 0) return FLRQ_OK;
     const cpu_state *state = cpu_of(be);
     pack_job job = {state->kernels,     packed, code, code_out, rows, cols, (cols * bits + 31) / 32,

@@ -26,15 +26,6 @@ static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-flrq_status cpu_shape_check(const char *op, int64_t rows, int64_t cols, size_t width) {
-    size_t bytes;
-    if (rows < 0 || cols < 0 || rows > INT32_MAX || cols > INT32_MAX ||
-        __builtin_mul_overflow((size_t)rows * width, (size_t)cols, &bytes))
-        return flrq_fail(FLRQ_ERR_SHAPE, "%s: a matrix of %lld x %lld: each must be in [0, %d] and fit in memory", op,
-                         (long long)rows, (long long)cols, INT32_MAX);
-    return FLRQ_OK;
-}
-
 flrq_status cpu_finite_check(const char *op, const float *x, int64_t rows, int64_t cols) {
     for (int64_t i = 0; i < rows * cols; i++)
         if (!isfinite(x[i]))
@@ -56,13 +47,6 @@ flrq_status cpu_diagonal_check(const char *op, const double *r, int64_t b) {
     for (int64_t i = 0; i < b; i++)
         if ((float)r[i * b + i] == 0 || !isfinite((float)r[i * b + i]))
             return flrq_fail(FLRQ_ERR_NUMERIC, "%s: diagonal element %lld of R is %g", op, (long long)i, r[i * b + i]);
-    return FLRQ_OK;
-}
-
-flrq_status cpu_tall_check(const char *op, int64_t m, int64_t b) {
-    if (m < b)
-        return flrq_fail(FLRQ_ERR_SHAPE, "%s: %lld columns of length %lld have no orthonormal basis", op, (long long)b,
-                         (long long)m);
     return FLRQ_OK;
 }
 
@@ -97,8 +81,8 @@ static void gram_task(void *arg, int64_t index, int thread) {
 }
 
 static flrq_status cpu_gram(flrq_backend *be, double *d_gram, const float *d_y, int64_t m, int64_t b) {
-    FLRQ_TRY(cpu_shape_check("gram", m, b, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("gram", b, b, sizeof(double) * (GRAM_WAVE + FLRQ_TREE_LEVELS + 2)));
+    FLRQ_TRY(op_check_shape("gram", m, b, sizeof(float)));
+    FLRQ_TRY(op_check_shape("gram", b, b, sizeof(double) * (GRAM_WAVE + FLRQ_TREE_LEVELS + 2)));
     cpu_state *cpu = cpu_of(be);
     int64_t chunks = ceil_div(m, FLRQ_CHUNK_ROWS), wave = min64(GRAM_WAVE, chunks), count = b * b;
     int levels = flrq_tree_levels(chunks);
@@ -123,7 +107,7 @@ static flrq_status cpu_gram(flrq_backend *be, double *d_gram, const float *d_y, 
 }
 
 static flrq_status cpu_cholesky(flrq_backend *be, double *d_gram, int64_t b, int *info) {
-    FLRQ_TRY(cpu_shape_check("cholesky", b, b, sizeof(double)));
+    FLRQ_TRY(op_check_shape("cholesky", b, b, sizeof(double)));
     *info = 0;
     if (b == 0) return FLRQ_OK;
     /* The row-major upper triangle is the column-major lower one: G = R^T R becomes L L^T with L = R^T. The _work form
@@ -172,8 +156,8 @@ static void invert_triangle(double *inverse, const double *r, int64_t b) {
 /* Multiplies by the inverse instead of substituting: the product runs at the speed of gemm, the inverse is formed in
  * double, and the error stays eps |Y| |R^-1|, which substitution in fp32 has as well. */
 static flrq_status cpu_solve_right(flrq_backend *be, float *d_y, const double *d_r, int64_t m, int64_t b) {
-    FLRQ_TRY(cpu_shape_check("solve_right", m, b, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("solve_right", b, b, 2 * sizeof(double)));
+    FLRQ_TRY(op_check_shape("solve_right", m, b, sizeof(float)));
+    FLRQ_TRY(op_check_shape("solve_right", b, b, 2 * sizeof(double)));
     FLRQ_TRY(cpu_diagonal_check("solve_right", d_r, b));
     if (m == 0 || b == 0) return FLRQ_OK;
     cpu_state *cpu = cpu_of(be);
@@ -197,9 +181,9 @@ static void gemm_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_gemm(flrq_backend *be, float *d_c, const float *d_a, const float *d_b, int64_t m, int64_t k,
                             int64_t b, float alpha, float beta) {
-    FLRQ_TRY(cpu_shape_check("gemm", m, k, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("gemm", m, b, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("gemm", b, k, sizeof(float)));
+    FLRQ_TRY(op_check_shape("gemm", m, k, sizeof(float)));
+    FLRQ_TRY(op_check_shape("gemm", m, b, sizeof(float)));
+    FLRQ_TRY(op_check_shape("gemm", b, k, sizeof(float)));
     if (m == 0 || k == 0) return FLRQ_OK;
     rows_job job = {
         .cpu = cpu_of(be), .y = d_c, .m = m, .n = k, .a = d_a, .b = d_b, .inner = b, .alpha = alpha, .beta = beta};
@@ -216,7 +200,7 @@ static void rank_one_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_rank_one(flrq_backend *be, float *d_y, const float *d_u, const float *d_v, int64_t m, int64_t n,
                                 float alpha) {
-    FLRQ_TRY(cpu_shape_check("rank_one", m, n, sizeof(float)));
+    FLRQ_TRY(op_check_shape("rank_one", m, n, sizeof(float)));
     rows_job job = {.cpu = cpu_of(be), .y = d_y, .m = m, .n = n, .a = d_u, .b = d_v, .alpha = alpha};
     flrq_parallel_for(cpu_of(be)->threads, ceil_div(m, CPU_TILE_ROWS), rank_one_task, &job);
     return FLRQ_OK;
@@ -235,8 +219,8 @@ static void transpose(float *out, const float *in, int64_t m, int64_t n) {
 }
 
 static flrq_status cpu_householder(flrq_backend *be, float *d_y, int64_t m, int64_t b) {
-    FLRQ_TRY(cpu_shape_check("householder", m, b + 1, sizeof(float)));
-    FLRQ_TRY(cpu_tall_check("householder", m, b));
+    FLRQ_TRY(op_check_shape("householder", m, b + 1, sizeof(float)));
+    FLRQ_TRY(op_check_tall("householder", m, b));
     FLRQ_TRY(cpu_finite_check("householder", d_y, m, b));
     if (b == 0) return FLRQ_OK;
     cpu_state *cpu = cpu_of(be);
@@ -252,7 +236,7 @@ static flrq_status cpu_householder(flrq_backend *be, float *d_y, int64_t m, int6
 }
 
 static flrq_status cpu_eigh(flrq_backend *be, double *d_a, double *d_values, int64_t b) {
-    FLRQ_TRY(cpu_shape_check("eigh", b, b, sizeof(double)));
+    FLRQ_TRY(op_check_shape("eigh", b, b, sizeof(double)));
     FLRQ_TRY(cpu_finite_check_f64("eigh", d_a, b, b));
     if (b == 0) return FLRQ_OK;
     cpu_state *cpu = cpu_of(be);
@@ -277,7 +261,7 @@ flrq_status cpu_svd_check(flrq_svd_method method) {
 static flrq_status cpu_svd(flrq_backend *be, flrq_svd_method method, float *d_a, int64_t m, int64_t n, float *d_u,
                            float *d_s, float *d_vt) {
     FLRQ_TRY(cpu_svd_check(method));
-    FLRQ_TRY(cpu_shape_check("svd", m, n, sizeof(float)));
+    FLRQ_TRY(op_check_shape("svd", m, n, sizeof(float)));
     FLRQ_TRY(cpu_finite_check("svd", d_a, m, n));
     int64_t p = min64(m, n);
     if (p == 0) return FLRQ_OK;
@@ -321,7 +305,7 @@ static void stats_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_input_stats(flrq_backend *be, double *d_abs_sum, double *d_square_sum, const float *d_x,
                                    int64_t tokens, int64_t n) {
-    FLRQ_TRY(cpu_shape_check("input_stats", tokens, n, sizeof(float)));
+    FLRQ_TRY(op_check_shape("input_stats", tokens, n, sizeof(float)));
     cpu_state *cpu = cpu_of(be);
     FLRQ_TRY(cpu_shared(be, sizeof(double) * (size_t)tokens));
     input_job job = {.cpu = cpu,
@@ -345,9 +329,9 @@ static void sketch_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_input_sketch(flrq_backend *be, float *d_s, const float *d_x, const float *d_g, int64_t tokens,
                                     int64_t n, int64_t k) {
-    FLRQ_TRY(cpu_shape_check("input_sketch", tokens, n, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("input_sketch", tokens, k, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("input_sketch", n, k, sizeof(float)));
+    FLRQ_TRY(op_check_shape("input_sketch", tokens, n, sizeof(float)));
+    FLRQ_TRY(op_check_shape("input_sketch", tokens, k, sizeof(float)));
+    FLRQ_TRY(op_check_shape("input_sketch", n, k, sizeof(float)));
     if (tokens == 0 || k == 0) return FLRQ_OK;
     input_job job = {.cpu = cpu_of(be), .x = d_x, .tokens = tokens, .n = n, .g = d_g, .k = k, .s = d_s};
     flrq_parallel_for(cpu_of(be)->threads, ceil_div(n, PANEL_STATS), sketch_task, &job);

@@ -59,12 +59,6 @@ enum {
     QUANT_FIT_LANES = 8     /* partial sums of a fit */
 };
 
-/** Checks everything clip_quantize() assumes of its arguments. FLRQ_ERR_SHAPE or FLRQ_ERR_USAGE with the numbers. */
-flrq_status quant_check(const flrq_codes *out, const flrq_operand *a, const flrq_scheme *scheme, const flrq_clip *clip);
-
-/** Checks the arguments of pack() and unpack(). */
-flrq_status quant_check_pack(int64_t rows, int64_t cols, int bits);
-
 /** The integers of a scheme. */
 typedef struct quant_levels {
     float down, up; /* symmetric: those allowed for q; asymmetric: those of codes, 0 and 2^bits - 1 */

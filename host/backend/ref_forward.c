@@ -11,8 +11,8 @@
 
 static flrq_status ref_linear(flrq_backend *be, float *d_y, const float *d_x, const flrq_operand *a,
                               const float *d_bias, int64_t tokens) {
-    FLRQ_TRY(cpu_operand_check("linear", a));
-    FLRQ_TRY(cpu_sizes_check("linear", "tokens x rows", tokens, a->rows));
+    FLRQ_TRY(op_check_operand("linear", a));
+    FLRQ_TRY(op_check_sizes("linear", "tokens x rows", tokens, a->rows));
     size_t bytes = (size_t)a->cols * sizeof(double);
     double *row = malloc(bytes);
     if (!row) return flrq_fail_memory(bytes, "a row of weights");
@@ -30,7 +30,7 @@ static flrq_status ref_linear(flrq_backend *be, float *d_y, const float *d_x, co
 
 static flrq_status ref_rmsnorm(flrq_backend *be, float *d_y, const float *d_x, const float *d_weight, int64_t rows,
                                int64_t n, float eps) {
-    FLRQ_TRY(cpu_sizes_check("rmsnorm", "rows x n", rows, n));
+    FLRQ_TRY(op_check_sizes("rmsnorm", "rows x n", rows, n));
     for (int64_t i = 0; i < rows; i++) {
         const float *x = d_x + i * n;
         double squares = 0;
@@ -43,7 +43,7 @@ static flrq_status ref_rmsnorm(flrq_backend *be, float *d_y, const float *d_x, c
 
 static flrq_status ref_layernorm(flrq_backend *be, float *d_y, const float *d_x, const float *d_weight,
                                  const float *d_bias, int64_t rows, int64_t n, float eps) {
-    FLRQ_TRY(cpu_sizes_check("layernorm", "rows x n", rows, n));
+    FLRQ_TRY(op_check_sizes("layernorm", "rows x n", rows, n));
     for (int64_t i = 0; i < rows; i++) {
         const float *x = d_x + i * n;
         double sum = 0, squares = 0;
@@ -59,7 +59,7 @@ static flrq_status ref_layernorm(flrq_backend *be, float *d_y, const float *d_x,
 
 static flrq_status ref_rope(flrq_backend *be, float *d_x, const float *d_inv_freq, int64_t tokens, int64_t heads,
                             int64_t head_dim, int64_t position0, float magnitude) {
-    FLRQ_TRY(cpu_rope_check(tokens, heads, head_dim));
+    FLRQ_TRY(op_check_rope(tokens, heads, head_dim));
     int64_t half = head_dim / 2;
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t h = 0; h < heads; h++) {
@@ -76,7 +76,7 @@ static flrq_status ref_rope(flrq_backend *be, float *d_x, const float *d_inv_fre
 
 static flrq_status ref_attention(flrq_backend *be, float *d_out, const float *d_q, const float *d_k, const float *d_v,
                                  const flrq_attention *shape) {
-    FLRQ_TRY(cpu_attention_check(shape));
+    FLRQ_TRY(op_check_attention(shape));
     int64_t dim = shape->head_dim, share = shape->heads / shape->kv_heads;
     size_t bytes = (size_t)(shape->tokens + dim) * sizeof(double);
     double *p = malloc(bytes), *out = p + shape->tokens;
@@ -124,7 +124,7 @@ static flrq_status ref_add(flrq_backend *be, float *d_y, const float *d_x, int64
 
 static flrq_status ref_gather_rows(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,
                                    int64_t tokens, int accumulate) {
-    FLRQ_TRY(cpu_operand_check("gather_rows", table));
+    FLRQ_TRY(op_check_operand("gather_rows", table));
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t j = 0; j < table->cols; j++) {
             double value = ref_operand_at(table, ids[t], j);
@@ -145,7 +145,7 @@ static double log_sum_exp(const float *x, int64_t count) {
 
 static flrq_status ref_nll(flrq_backend *be, double *nll, int32_t *argmax, const float *d_logits, const int32_t *target,
                            int64_t tokens, int64_t vocab) {
-    FLRQ_TRY(cpu_targets_check(target, tokens, vocab));
+    FLRQ_TRY(op_check_targets(target, tokens, vocab));
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = d_logits + t * vocab;
         nll[t] = target[t] < 0 ? 0 : log_sum_exp(x, vocab) - x[target[t]];
@@ -163,7 +163,7 @@ static flrq_status ref_nll(flrq_backend *be, double *nll, int32_t *argmax, const
 
 static flrq_status ref_kl(flrq_backend *be, double *kl, const float *d_p_logits, const float *d_q_logits,
                           int64_t tokens, int64_t vocab) {
-    FLRQ_TRY(cpu_sizes_check("kl", "tokens x vocab", tokens, vocab));
+    FLRQ_TRY(op_check_sizes("kl", "tokens x vocab", tokens, vocab));
     for (int64_t t = 0; t < tokens; t++) {
         const float *p = d_p_logits + t * vocab, *q = d_q_logits + t * vocab;
         double p_log_sum = log_sum_exp(p, vocab), q_log_sum = log_sum_exp(q, vocab), sum = 0;

@@ -33,7 +33,7 @@ static flrq_status ref_normal(flrq_backend *be, float *d_out, uint64_t key, uint
 }
 
 static flrq_status ref_materialize(flrq_backend *be, float *d_out, const flrq_operand *a) {
-    FLRQ_TRY(cpu_operand_check("materialize", a));
+    FLRQ_TRY(op_check_operand("materialize", a));
     for (int64_t i = 0; i < a->rows; i++)
         for (int64_t j = 0; j < a->cols; j++) d_out[i * a->cols + j] = (float)ref_operand_at(a, i, j);
     return FLRQ_OK;
@@ -54,8 +54,8 @@ static flrq_status new_doubles(double **out, int64_t count) {
 }
 
 static flrq_status ref_mul(flrq_backend *be, float *d_y, const flrq_operand *a, const float *d_x, int64_t b) {
-    FLRQ_TRY(cpu_operand_check("mul", a));
-    FLRQ_TRY(cpu_columns_check("mul", b));
+    FLRQ_TRY(op_check_operand("mul", a));
+    FLRQ_TRY(op_check_columns("mul", b));
     double *row;
     FLRQ_TRY(new_doubles(&row, b));
     for (int64_t i = 0; i < a->rows; i++) {
@@ -67,8 +67,8 @@ static flrq_status ref_mul(flrq_backend *be, float *d_y, const flrq_operand *a, 
 }
 
 static flrq_status ref_mul_t(flrq_backend *be, float *d_z, const flrq_operand *a, const float *d_q, int64_t b) {
-    FLRQ_TRY(cpu_operand_check("mul_t", a));
-    FLRQ_TRY(cpu_columns_check("mul_t", b));
+    FLRQ_TRY(op_check_operand("mul_t", a));
+    FLRQ_TRY(op_check_columns("mul_t", b));
     double *sum;
     FLRQ_TRY(new_doubles(&sum, b));
     for (int64_t j = 0; j < a->cols; j++) {
@@ -84,7 +84,7 @@ static flrq_status ref_mul_t(flrq_backend *be, float *d_z, const flrq_operand *a
 }
 
 static flrq_status ref_sum_squares(flrq_backend *be, double *sum, const flrq_operand *a) {
-    FLRQ_TRY(cpu_operand_check("sum_squares", a));
+    FLRQ_TRY(op_check_operand("sum_squares", a));
     *sum = 0;
     for (int64_t i = 0; i < a->rows; i++)
         for (int64_t j = 0; j < a->cols; j++) *sum += ref_operand_at(a, i, j) * ref_operand_at(a, i, j);
@@ -93,8 +93,8 @@ static flrq_status ref_sum_squares(flrq_backend *be, double *sum, const flrq_ope
 
 static flrq_status ref_sum_squares_mul(flrq_backend *be, double *sum, const flrq_operand *a, const float *d_s,
                                        int64_t k) {
-    FLRQ_TRY(cpu_operand_check("sum_squares_mul", a));
-    FLRQ_TRY(cpu_columns_check("sum_squares_mul", k));
+    FLRQ_TRY(op_check_operand("sum_squares_mul", a));
+    FLRQ_TRY(op_check_columns("sum_squares_mul", k));
     double *row;
     FLRQ_TRY(new_doubles(&row, k));
     *sum = 0;
@@ -108,8 +108,8 @@ static flrq_status ref_sum_squares_mul(flrq_backend *be, double *sum, const flrq
 
 static flrq_status ref_amax_curve(flrq_backend *be, float *amax, const flrq_operand *a, const float *d_u,
                                   const float *d_v, int64_t b) {
-    FLRQ_TRY(cpu_operand_check("amax_curve", a));
-    FLRQ_TRY(cpu_columns_check("amax_curve", b));
+    FLRQ_TRY(op_check_operand("amax_curve", a));
+    FLRQ_TRY(op_check_columns("amax_curve", b));
     double *curve;
     FLRQ_TRY(new_doubles(&curve, b + 1));
     for (int64_t i = 0; i < a->rows; i++)
@@ -127,7 +127,7 @@ static flrq_status ref_amax_curve(flrq_backend *be, float *amax, const flrq_oper
 }
 
 static flrq_status ref_count_nonfinite(flrq_backend *be, int64_t *count, int64_t *first, const flrq_operand *a) {
-    FLRQ_TRY(cpu_operand_check("count_nonfinite", a));
+    FLRQ_TRY(op_check_operand("count_nonfinite", a));
     *count = 0;
     *first = -1;
     for (int64_t i = 0; i < a->rows; i++)

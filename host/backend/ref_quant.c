@@ -198,7 +198,7 @@ static void quantize_group(flrq_codes *out, int64_t i, int64_t index, const grou
 
 static flrq_status clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_operand *a, const float *h,
                                  const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
-    FLRQ_TRY(quant_check(out, a, scheme, clip));
+    FLRQ_TRY(op_check_quantize(out, a, scheme, clip));
     flrq_clip_stats sums = {0};
     float *w = malloc((size_t)(a->cols > 0 ? a->cols : 1) * sizeof *w);
     if (!w) return flrq_fail_memory((size_t)a->cols * sizeof *w, "a row of weights");
@@ -216,7 +216,7 @@ static flrq_status clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_o
 }
 
 static flrq_status pack(flrq_backend *be, int32_t *packed, const uint8_t *code, int64_t rows, int64_t cols, int bits) {
-    FLRQ_TRY(quant_check_pack(rows, cols, bits));
+    FLRQ_TRY(op_check_pack(rows, cols, bits));
     int64_t words = (cols * bits + 31) / 32;
     for (int64_t i = 0; i < rows; i++) {
         uint32_t *row = (uint32_t *)packed + i * words;
@@ -232,7 +232,7 @@ static flrq_status pack(flrq_backend *be, int32_t *packed, const uint8_t *code, 
 
 static flrq_status unpack(flrq_backend *be, uint8_t *code, const int32_t *packed, int64_t rows, int64_t cols,
                           int bits) {
-    FLRQ_TRY(quant_check_pack(rows, cols, bits));
+    FLRQ_TRY(op_check_pack(rows, cols, bits));
     int64_t words = (cols * bits + 31) / 32;
     for (int64_t i = 0; i < rows; i++) {
         const uint32_t *row = (const uint32_t *)packed + i * words;

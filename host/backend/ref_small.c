@@ -17,7 +17,7 @@ static flrq_status new_doubles(double **out, int64_t count) {
 }
 
 static flrq_status ref_gram(flrq_backend *be, double *d_gram, const float *d_y, int64_t m, int64_t b) {
-    FLRQ_TRY(cpu_shape_check("gram", m, b, sizeof(float)));
+    FLRQ_TRY(op_check_shape("gram", m, b, sizeof(float)));
     for (int64_t i = 0; i < b; i++)
         for (int64_t j = 0; j < b; j++) {
             double sum = 0;
@@ -28,7 +28,7 @@ static flrq_status ref_gram(flrq_backend *be, double *d_gram, const float *d_y, 
 }
 
 static flrq_status ref_cholesky(flrq_backend *be, double *d_gram, int64_t b, int *info) {
-    FLRQ_TRY(cpu_shape_check("cholesky", b, b, sizeof(double)));
+    FLRQ_TRY(op_check_shape("cholesky", b, b, sizeof(double)));
     *info = 0;
     for (int64_t i = 0; i < b && *info == 0; i++)
         for (int64_t j = i; j < b; j++) {
@@ -49,7 +49,7 @@ static flrq_status ref_cholesky(flrq_backend *be, double *d_gram, int64_t b, int
 }
 
 static flrq_status ref_solve_right(flrq_backend *be, float *d_y, const double *d_r, int64_t m, int64_t b) {
-    FLRQ_TRY(cpu_shape_check("solve_right", m, b, sizeof(float)));
+    FLRQ_TRY(op_check_shape("solve_right", m, b, sizeof(float)));
     FLRQ_TRY(cpu_diagonal_check("solve_right", d_r, b));
     double *row;
     FLRQ_TRY(new_doubles(&row, b));
@@ -67,9 +67,9 @@ static flrq_status ref_solve_right(flrq_backend *be, float *d_y, const double *d
 
 static flrq_status ref_gemm(flrq_backend *be, float *d_c, const float *d_a, const float *d_b, int64_t m, int64_t k,
                             int64_t b, float alpha, float beta) {
-    FLRQ_TRY(cpu_shape_check("gemm", m, k, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("gemm", m, b, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("gemm", b, k, sizeof(float)));
+    FLRQ_TRY(op_check_shape("gemm", m, k, sizeof(float)));
+    FLRQ_TRY(op_check_shape("gemm", m, b, sizeof(float)));
+    FLRQ_TRY(op_check_shape("gemm", b, k, sizeof(float)));
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < k; j++) {
             double sum = 0;
@@ -82,7 +82,7 @@ static flrq_status ref_gemm(flrq_backend *be, float *d_c, const float *d_a, cons
 
 static flrq_status ref_rank_one(flrq_backend *be, float *d_y, const float *d_u, const float *d_v, int64_t m, int64_t n,
                                 float alpha) {
-    FLRQ_TRY(cpu_shape_check("rank_one", m, n, sizeof(float)));
+    FLRQ_TRY(op_check_shape("rank_one", m, n, sizeof(float)));
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++)
             d_y[i * n + j] = (float)((double)d_y[i * n + j] + (double)alpha * (double)d_u[i] * (double)d_v[j]);
@@ -97,8 +97,8 @@ static void reflect(double *x, int64_t ld, const double *v, int64_t count) {
 }
 
 static flrq_status ref_householder(flrq_backend *be, float *d_y, int64_t m, int64_t b) {
-    FLRQ_TRY(cpu_shape_check("householder", m, b, sizeof(float)));
-    FLRQ_TRY(cpu_tall_check("householder", m, b));
+    FLRQ_TRY(op_check_shape("householder", m, b, sizeof(float)));
+    FLRQ_TRY(op_check_tall("householder", m, b));
     FLRQ_TRY(cpu_finite_check("householder", d_y, m, b));
     double *a, *v; /* [m, b]; unit reflectors [b, m], v[k] starts at row k */
     FLRQ_TRY(new_doubles(&a, m * b));
@@ -170,7 +170,7 @@ static void sort_descending(int64_t *order, const double *key, int64_t count) {
 }
 
 static flrq_status ref_eigh(flrq_backend *be, double *d_a, double *d_values, int64_t b) {
-    FLRQ_TRY(cpu_shape_check("eigh", b, b, sizeof(double)));
+    FLRQ_TRY(op_check_shape("eigh", b, b, sizeof(double)));
     FLRQ_TRY(cpu_finite_check_f64("eigh", d_a, b, b));
     /* Cyclic Jacobi: A := J^T A J with the rotation that zeroes (p, q). */
     double *v = NULL, *values = NULL;
@@ -222,7 +222,7 @@ out:
 static flrq_status ref_svd(flrq_backend *be, flrq_svd_method method, float *d_a, int64_t m, int64_t n, float *d_u,
                            float *d_s, float *d_vt) {
     FLRQ_TRY(cpu_svd_check(method));
-    FLRQ_TRY(cpu_shape_check("svd", m, n, sizeof(float)));
+    FLRQ_TRY(op_check_shape("svd", m, n, sizeof(float)));
     FLRQ_TRY(cpu_finite_check("svd", d_a, m, n));
     /* One-sided Jacobi on the taller of A and A^T: x [rows, p] = w S, v [p, p] the other side. */
     bool wide = m < n;
@@ -273,7 +273,7 @@ out:
 
 static flrq_status ref_input_stats(flrq_backend *be, double *d_abs_sum, double *d_square_sum, const float *d_x,
                                    int64_t tokens, int64_t n) {
-    FLRQ_TRY(cpu_shape_check("input_stats", tokens, n, sizeof(float)));
+    FLRQ_TRY(op_check_shape("input_stats", tokens, n, sizeof(float)));
     for (int64_t t = 0; t < tokens; t++) {
         const float *x = d_x + t * n;
         double sum = 0;
@@ -288,9 +288,9 @@ static flrq_status ref_input_stats(flrq_backend *be, double *d_abs_sum, double *
 
 static flrq_status ref_input_sketch(flrq_backend *be, float *d_s, const float *d_x, const float *d_g, int64_t tokens,
                                     int64_t n, int64_t k) {
-    FLRQ_TRY(cpu_shape_check("input_sketch", tokens, n, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("input_sketch", tokens, k, sizeof(float)));
-    FLRQ_TRY(cpu_shape_check("input_sketch", n, k, sizeof(float)));
+    FLRQ_TRY(op_check_shape("input_sketch", tokens, n, sizeof(float)));
+    FLRQ_TRY(op_check_shape("input_sketch", tokens, k, sizeof(float)));
+    FLRQ_TRY(op_check_shape("input_sketch", n, k, sizeof(float)));
     for (int64_t j = 0; j < n; j++)
         for (int64_t c = 0; c < k; c++) {
             double sum = (double)d_s[j * k + c];
