@@ -11,9 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/opcase.h"
+#include "cases/opcase.h"
 
-extern const op_table ops_matrix, ops_small, ops_quant, ops_forward;
 static const op_table *const tables[] = {&ops_matrix, &ops_small, &ops_quant, &ops_forward};
 
 static const op_matrix copy_matrix = {.rows = 8192, .cols = 4096, .dense = "F32"};
@@ -86,7 +85,7 @@ static void print_case(const options *o, const op_case *c, const op_timing *t, d
                                 : "%-16s %-28s %9.3f ms %9.3f ms %8.2f GB/s %4.0f%% %8.2f GF/s %4.0f%% %5.0f%% %5d\n";
     double scale = o->csv ? 1 : 100, gbs = t->bytes / t->median, gfs = t->flops / t->median;
     printf(format, c->op, c->shape, 1e3 * t->median, 1e3 * t->best, 1e-9 * gbs, scale * gbs / bandwidth, 1e-9 * gfs,
-           scale * gfs / rate, scale * floor_fraction(t, bandwidth, rate), t->repeats);
+           scale * gfs / rate, scale * floor_fraction(t, bandwidth, rate), t->samples);
     fflush(stdout);
 }
 

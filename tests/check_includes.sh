@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # check_includes.sh - the direction of dependencies between the layers of host/, held by grep.
 #
-#   core <- io, text, backend <- quant, model <- pipeline <- cli         nothing points back
+#   core <- io, text, backend <- quant, model, cases <- pipeline <- cli     nothing points back
 #
 # Usage: check_includes.sh [ROOT]        checks the tree (default: the one this script lies in)
 #        check_includes.sh --self-test   plants one violation of every kind in a copy and wants each reported
@@ -16,9 +16,10 @@ allowed() {
     io) echo "$(allowed core) io" ;;
     text) echo "$(allowed core) io text" ;;
     backend) echo "$(allowed core) backend kernels" ;;
+    cases) echo "$(allowed core) backend cases" ;;
     quant) echo "$(allowed core) io text backend quant" ;;
     model) echo "$(allowed core) io text backend model" ;;
-    pipeline) echo "$(allowed core) io text backend quant model pipeline" ;;
+    pipeline) echo "$(allowed core) io text backend cases quant model pipeline" ;;
     cli) echo "flrq.h" ;;
     kernels) echo "$(allowed include) kernels" ;;
     *) return 1 ;;
@@ -74,7 +75,7 @@ self_test() {
     local failures=0 planted file
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
-    mkdir -p "$scratch"/host/{core,io,text,backend,quant,model,pipeline,cli} "$scratch"/{include,kernels}
+    mkdir -p "$scratch"/host/{core,io,text,backend,cases,quant,model,pipeline,cli} "$scratch"/{include,kernels}
     touch "$scratch"/include/{flrq,flrq_backend,flrq_format}.h "$scratch"/host/cli/cli.h "$scratch"/host/core/near.h
     root=$scratch
     expect() { # wanted(0: clean, 1: reported) file include
@@ -86,8 +87,9 @@ self_test() {
         fi
         rm "$scratch/$2"
     }
-    for file in core:io core:backend core:pipeline io:text io:backend io:quant text:backend text:model backend:io backend:quant \
-        quant:model quant:pipeline model:quant model:pipeline pipeline:cli cli:core cli:pipeline kernels:core kernels:backend include:core; do
+    for file in core:io core:backend core:pipeline io:text io:backend io:quant text:backend text:model backend:io backend:quant backend:cases \
+        cases:io cases:quant cases:pipeline quant:cases model:cases cli:cases quant:model quant:pipeline model:quant model:pipeline \
+        pipeline:cli cli:core cli:pipeline kernels:core kernels:backend include:core; do
         local place=${file%%:*} target=${file##*:}
         local dir=host/$place
         [[ $place == kernels || $place == include ]] && dir=$place
@@ -106,6 +108,8 @@ self_test() {
     expect 0 host/core/a.c '#include "core/near.h"'
     expect 0 host/text/a.cpp '#include "io/file.h"'
     expect 0 host/pipeline/a.c '#include "model/x.h"'
+    expect 0 host/cases/a.c '#include "backend/x.h"'
+    expect 0 host/pipeline/a.c '#include "cases/opcase.h"'
     expect 0 host/backend/a.c '#include "kernels/flrq_kernels.h"'
     expect 0 kernels/a.cu '#include "flrq_format.h"'
     mkdir "$scratch/host/newlayer"

@@ -1,12 +1,13 @@
-/* opcase.c - the harness behind opcase.h: buffers with guards, faces of a backend, comparison, timing.
+/* opcase.c - the harness behind opcase.h: buffers with guards, one run of a case, comparison, timing.
  *
  * Everything a run function creates is kept in creation order, so that the n-th buffer of two runs of one case is the
- * same quantity; that is how outputs of two faces are matched. Exits (this is a test program) when host memory runs
- * out.
+ * same quantity; that is how outputs of two faces are matched. A run that cannot go on (no memory, too many buffers)
+ * is left by longjmp to run_guarded(), which releases what the run had made: run functions need no failure paths.
  */
-#include "backend/opcase.h"
+#include "cases/opcase.h"
 
 #include <math.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,8 +23,9 @@ enum {
     GUARD_VALUE = 0xA5,
     MAX_BUFFERS = 64,
     MAX_TEMPS = 64,
-    MAX_FACES = 8,
     MAX_TIMES = 1000,
+    MAX_BATCH = 64,
+    BENCH_TILE = 1 << 20, /* values that a bench repeats */
     SEED = 20240229
 };
 
@@ -36,13 +38,15 @@ typedef struct buffer {
     double tolerance;
     bool output, on_host;
     char *allocation; /* backend memory, or host memory */
-    char *initial;    /* host copy of the contents before the op */
+    char *initial;    /* host copy of the contents before the op; not in a bench */
+    char *pristine;   /* backend copy of the same, for a bench's in-place op */
     char *result;     /* host copy after the run (outputs) */
 } buffer;
 
 /* What a run function did on one face. */
-typedef struct op_state {
+struct op_state {
     const op_case *c;
+    jmp_buf give_up; /* valid inside run_guarded() */
     bool bench, supported, called, failed, in_call;
     size_t misalign; /* elements */
     buffer buffers[MAX_BUFFERS];
@@ -56,16 +60,12 @@ typedef struct op_state {
     double worst, worst_value, worst_tolerance; /* fraction of the tolerance used */
     char worst_name[64];
     double bytes, flops;
-    /* Calls of the present OP_CALL. */
+    /* Samples of the present OP_CALL; sample 0 warms up. */
     double started, budget, spent, times[MAX_TIMES];
-    int times_n;
-} op_state;
+    int times_n, batch, calls; /* calls of the present sample */
+};
 
-static void *must(void *memory) {
-    if (memory) return memory;
-    fprintf(stderr, "opcase: out of host memory\n");
-    exit(2);
-}
+static const double batch_seconds = 1e-3;
 
 static double now(void) {
     struct timespec t;
@@ -83,7 +83,24 @@ static void fail(op_state *s, const char *format, ...) {
 }
 
 static void check(op_state *s, flrq_status status) {
-    if (status != FLRQ_OK) fail(s, "%s: %s", flrq_status_name(status), flrq_last_error());
+    if (status == FLRQ_OK) return;
+    if (!s->failed) s->status = status;
+    fail(s, "%s: %s", flrq_status_name(status), flrq_last_error());
+}
+
+/* Memory, or the end of the run. */
+static void *must(op_state *s, void *memory, size_t bytes, const char *what) {
+    if (memory) return memory;
+    check(s, flrq_fail_memory(bytes, what));
+    longjmp(s->give_up, 1);
+}
+
+static void *host_memory(op_state *s, size_t bytes, const char *what) {
+    return must(s, malloc(bytes + 1), bytes, what);
+}
+
+double op_fast_error(const op_case *c, double roundings) {
+    return c->use & OP_FAST ? OP_EPS_BF16 * sqrt(roundings / 3) : 0;
 }
 
 /* ---- buffers ----------------------------------------------------------------------------------------------------- */
@@ -93,94 +110,114 @@ static size_t type_bytes(op_type type) {
     return bytes[type];
 }
 
-static void write_all(op_run *r, const buffer *b) {
+/* Fills a buffer and its guards. The image passes through a copy in host memory, which a bench drops again. */
+static void write_all(op_run *r, const buffer *b, const void *host) {
     op_state *s = r->state;
     size_t total = b->offset + b->bytes + GUARD_BYTES;
-    char *image = must(malloc(total));
+    char *image = b->on_host ? b->allocation : host_memory(s, total, b->name);
     memset(image, GUARD_VALUE, total);
-    memcpy(image + b->offset, b->initial, b->bytes);
-    if (b->on_host)
-        memcpy(b->allocation, image, total);
+    if (host)
+        memcpy(image + b->offset, host, b->bytes);
     else
-        check(s, r->be->upload(r->be, b->allocation, image, total));
+        memset(image + b->offset, 0xFF, b->bytes);
+    if (b->on_host) return;
+    check(s, r->be->upload(r->be, b->allocation, image, total));
     free(image);
 }
 
-static void *add_buffer(op_run *r, const char *name, op_type type, const void *host, size_t bytes, bool output,
+static char *backend_memory(op_run *r, size_t bytes, const char *what) {
+    void *memory = NULL;
+    flrq_status status = r->be->alloc(r->be, &memory, bytes, what);
+    if (status == FLRQ_OK) return memory;
+    check(r->state, status);
+    longjmp(r->state->give_up, 1);
+}
+
+static void *add_buffer(op_run *r, const char *name, op_type type, const void *host, int64_t count, bool output,
                         bool on_host, op_compare how, double tolerance) {
     op_state *s = r->state;
     if (s->buffers_n == MAX_BUFFERS) {
-        fprintf(stderr, "opcase: more than %d buffers in %s %s\n", MAX_BUFFERS, s->c->op, s->c->shape);
-        exit(2);
+        check(s, flrq_fail(FLRQ_ERR_INTERNAL, "more than %d buffers in a case", MAX_BUFFERS));
+        longjmp(s->give_up, 1);
     }
     buffer *b = &s->buffers[s->buffers_n++];
     snprintf(b->name, sizeof b->name, "%s", name);
     b->type = type;
-    b->bytes = bytes;
-    b->count = (int64_t)(bytes / type_bytes(type));
+    b->bytes = (size_t)count * type_bytes(type);
+    b->count = count;
     /* Host results are caller's variables: they keep the alignment of their type. */
     b->offset = GUARD_BYTES + (on_host ? 0 : s->misalign * type_bytes(type));
     b->how = how;
     b->tolerance = tolerance;
     b->output = output;
     b->on_host = on_host;
-    b->initial = must(malloc(bytes + 1));
-    if (host)
-        memcpy(b->initial, host, bytes);
-    else
-        memset(b->initial, 0xFF, bytes);
-    size_t total = b->offset + bytes + GUARD_BYTES;
-    if (on_host) {
-        b->allocation = must(malloc(total));
-    } else {
-        void *memory = NULL;
-        flrq_status status = r->be->alloc(r->be, &memory, total, name);
-        if (status != FLRQ_OK) {
-            fprintf(stderr, "opcase: %s\n", flrq_last_error());
-            exit(2);
-        }
-        b->allocation = memory;
+    size_t total = b->offset + b->bytes + GUARD_BYTES;
+    b->allocation = on_host ? host_memory(s, total, name) : backend_memory(r, total, name);
+    write_all(r, b, host);
+    if (s->bench && output && host && !on_host) {
+        b->pristine = backend_memory(r, total, name);
+        check(s, r->be->copy(r->be, b->pristine, b->allocation, total));
     }
-    write_all(r, b);
+    if (!s->bench && !output) {
+        b->initial = host_memory(s, b->bytes, name);
+        memcpy(b->initial, host, b->bytes);
+    }
     return b->allocation + b->offset;
 }
 
 void *op_in(op_run *r, const char *name, op_type type, const void *host, int64_t count) {
-    return add_buffer(r, name, type, host, (size_t)count * type_bytes(type), false, false, OP_ANY, 0);
+    return add_buffer(r, name, type, host, count, false, false, OP_ANY, 0);
 }
 
 void *op_temp(op_run *r, size_t bytes) {
     op_state *s = r->state;
-    if (s->temps_n == MAX_TEMPS) must(NULL);
-    return s->temps[s->temps_n++] = must(calloc(1, bytes + 1));
+    if (s->temps_n == MAX_TEMPS) {
+        check(s, flrq_fail(FLRQ_ERR_INTERNAL, "more than %d temporaries in a case", MAX_TEMPS));
+        longjmp(s->give_up, 1);
+    }
+    s->temps[s->temps_n] = must(s, calloc(1, bytes + 1), bytes, "a temporary of an op case");
+    return s->temps[s->temps_n++];
+}
+
+/* Frees the newest temporary early. */
+static void drop_temp(op_run *r, void *memory) {
+    op_state *s = r->state;
+    if (s->temps_n > 0 && s->temps[s->temps_n - 1] == memory) free(s->temps[--s->temps_n]);
 }
 
 void op_random(op_run *r, float *host, int64_t count, float scale, uint64_t stream) {
     char name[256];
     snprintf(name, sizeof name, "%s %s", r->state->c->op, r->state->c->shape);
-    flrq_philox_normal(host, flrq_philox_key(SEED, name), stream, 0, (uint64_t)count);
-    for (int64_t i = 0; i < count; i++) host[i] *= scale;
+    int64_t fresh = r->state->bench && count > BENCH_TILE ? BENCH_TILE : count;
+    flrq_philox_normal(host, flrq_philox_key(SEED, name), stream, 0, (uint64_t)fresh);
+    for (int64_t i = 0; i < fresh; i++) host[i] *= scale;
+    for (int64_t i = fresh; i < count; i += fresh)
+        memcpy(host + i, host, (size_t)(count - i < fresh ? count - i : fresh) * sizeof *host);
 }
 
 float *op_normal(op_run *r, const char *name, int64_t count, float scale) {
-    float *host = must(malloc((size_t)count * sizeof *host + 1));
+    float *host = op_temp(r, (size_t)count * sizeof *host);
     op_random(r, host, count, scale, (uint64_t)r->state->buffers_n);
-    float *d = add_buffer(r, name, OP_F32, host, (size_t)count * sizeof *host, false, false, OP_ANY, 0);
-    free(host);
+    float *d = op_in(r, name, OP_F32, host, count);
+    drop_temp(r, host);
     return d;
 }
 
 void *op_out(op_run *r, const char *name, op_type type, int64_t count, op_compare how, double tolerance) {
-    return add_buffer(r, name, type, NULL, (size_t)count * type_bytes(type), true, false, how, tolerance);
+    return add_buffer(r, name, type, NULL, count, true, false, how, tolerance);
+}
+
+void *op_scratch(op_run *r, op_type type, int64_t count) {
+    return op_out(r, "scratch", type, count, OP_IGNORE, 0);
 }
 
 void *op_inout(op_run *r, const char *name, op_type type, const void *host, int64_t count, op_compare how,
                double tolerance) {
-    return add_buffer(r, name, type, host, (size_t)count * type_bytes(type), true, false, how, tolerance);
+    return add_buffer(r, name, type, host, count, true, false, how, tolerance);
 }
 
 void *op_host_out(op_run *r, const char *name, op_type type, int64_t count, op_compare how, double tolerance) {
-    return add_buffer(r, name, type, NULL, (size_t)count * type_bytes(type), true, true, how, tolerance);
+    return add_buffer(r, name, type, NULL, count, true, true, how, tolerance);
 }
 
 void op_get(op_run *r, void *host, const void *d_from, size_t bytes) {
@@ -215,18 +252,21 @@ void op_expect(op_run *r, const char *what, double value, double tolerance) {
 /* ---- operands ---------------------------------------------------------------------------------------------------- */
 
 static const void *dense_part(op_run *r, const op_matrix *m, flrq_dtype *dtype) {
-    if (!flrq_dtype_parse(m->dense, dtype)) must(NULL);
+    if (!flrq_dtype_parse(m->dense, dtype)) {
+        check(r->state, flrq_fail(FLRQ_ERR_INTERNAL, "no type \"%s\" of a dense part", m->dense));
+        longjmp(r->state->give_up, 1);
+    }
     int64_t ld = m->cols + m->ld_extra, count = m->rows * ld;
-    float *values = must(malloc((size_t)count * sizeof *values + 1));
-    op_random(r, values, count, 1.0f, 1000);
     size_t bytes = (size_t)flrq_dtype_bits(*dtype) / 8;
-    char *stored = must(calloc((size_t)count + 1, bytes));
-    for (int64_t i = 0; i < m->rows; i++)
+    float *values = op_temp(r, (size_t)count * sizeof *values);
+    op_random(r, values, count, 1.0f, 1000);
+    char *stored = *dtype == FLRQ_F32 && !m->ld_extra ? (char *)values : op_temp(r, (size_t)count * bytes);
+    for (int64_t i = 0; i < m->rows && (void *)stored != values; i++)
         for (int64_t j = 0; j < ld; j++) /* the padding is NaN: reading it would show */
             flrq_store(stored, *dtype, i * ld + j, j < m->cols ? values[i * ld + j] : NAN);
     const void *d = op_in(r, "dense", *dtype == FLRQ_F32 ? OP_F32 : OP_U16, stored, count);
-    free(stored);
-    free(values);
+    drop_temp(r, stored);
+    if ((void *)stored != values) drop_temp(r, values);
     return d;
 }
 
@@ -235,6 +275,7 @@ static const flrq_codes *codes_part(op_run *r, const op_matrix *m) {
     flrq_codes *codes = &s->codes[s->codes_n++];
     int64_t group = m->group ? m->group : m->cols, groups = (m->cols + group - 1) / group;
     int64_t count = m->rows * m->cols, scales = m->rows * groups;
+    int64_t fresh = s->bench && count > BENCH_TILE ? BENCH_TILE : count;
     *codes = (flrq_codes){.rows = m->rows,
                           .cols = m->cols,
                           .group = group,
@@ -242,10 +283,12 @@ static const flrq_codes *codes_part(op_run *r, const op_matrix *m) {
                           .bits = m->bits,
                           .symmetric = !m->asymmetric};
     uint64_t key = flrq_philox_key(SEED, s->c->shape);
-    uint8_t *code = must(malloc((size_t)count + 1)), *zero = must(malloc((size_t)scales + 1));
-    float *scale = must(malloc((size_t)scales * sizeof *scale + 1));
-    for (int64_t i = 0; i < count; i++)
+    float *scale = op_temp(r, (size_t)scales * sizeof *scale);
+    uint8_t *zero = op_temp(r, (size_t)scales), *code = op_temp(r, (size_t)count);
+    for (int64_t i = 0; i < fresh; i++)
         code[i] = (uint8_t)flrq_philox_below(key, 2000, (uint64_t)i, (uint64_t)1 << m->bits);
+    for (int64_t i = fresh; i < count; i += fresh)
+        memcpy(code + i, code, (size_t)(count - i < fresh ? count - i : fresh));
     op_random(r, scale, scales, 0.25f, 1001);
     for (int64_t i = 0; i < scales; i++) {
         zero[i] = (uint8_t)flrq_philox_below(key, 2001, (uint64_t)i, (uint64_t)1 << m->bits);
@@ -254,9 +297,9 @@ static const flrq_codes *codes_part(op_run *r, const op_matrix *m) {
     codes->code = op_in(r, "codes", OP_U8, code, count);
     codes->scale = op_in(r, "scales", OP_F32, scale, scales);
     codes->zero = m->asymmetric ? op_in(r, "zeros", OP_U8, zero, scales) : NULL;
-    free(code);
-    free(zero);
-    free(scale);
+    drop_temp(r, code);
+    drop_temp(r, zero);
+    drop_temp(r, scale);
     return codes;
 }
 
@@ -274,11 +317,11 @@ flrq_operand op_operand(op_run *r, const op_matrix *m) {
         a.d_r = op_normal(r, "R", m->rank * m->cols, 0.1f);
     }
     if (m->col_scale) {
-        float *scale = must(malloc((size_t)m->cols * sizeof *scale + 1));
+        float *scale = op_temp(r, (size_t)m->cols * sizeof *scale);
         op_random(r, scale, m->cols, 1.0f, 1002);
         for (int64_t j = 0; j < m->cols; j++) scale[j] = exp2f(fmaxf(-2, fminf(1.99f, scale[j])));
         a.d_col_scale = op_in(r, "column scale", OP_F32, scale, m->cols);
-        free(scale);
+        drop_temp(r, scale);
     }
     return a;
 }
@@ -293,21 +336,42 @@ double op_operand_bytes(const op_matrix *m) {
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
 
+static bool writes_over_inputs(const op_state *s) {
+    for (int i = 0; i < s->buffers_n; i++)
+        if (s->buffers[i].pristine) return true;
+    return false;
+}
+
+/* The end of sampling, and after the first sample the size of the others. */
+static bool sampled_enough(op_state *s) {
+    if (s->times_n == 2 && s->batch == 1 && !writes_over_inputs(s)) {
+        double wanted = batch_seconds / fmax(s->times[1], 1e-9);
+        s->batch = wanted > MAX_BATCH ? MAX_BATCH : wanted > 1 ? (int)wanted : 1;
+        if (s->batch > 1) s->times_n = 1;
+    }
+    return s->times_n == MAX_TIMES || (s->times_n > 3 && s->spent > s->budget) ||
+           (s->times_n > 1 && s->spent > 5 * s->budget);
+}
+
 bool op_next(op_run *r, bool supported) {
     op_state *s = r->state;
     if (!supported) s->supported = false;
     if (!supported || s->failed) return false;
     if (!s->in_call) {
-        s->times_n = 0;
+        s->times_n = s->calls = 0;
+        s->batch = 1;
         s->spent = 0;
         s->in_call = true;
-    } else if (!s->bench || s->times_n == MAX_TIMES || (s->times_n > 3 && s->spent > s->budget)) {
+    } else if (s->calls == 0 && (!s->bench || sampled_enough(s))) {
         s->in_call = false;
         return false;
     }
-    if (s->bench) {
-        for (int i = 0; i < s->buffers_n; i++)
-            if (s->buffers[i].output) write_all(r, &s->buffers[i]);
+    if (s->bench && s->calls == 0) {
+        for (int i = 0; i < s->buffers_n; i++) {
+            const buffer *b = &s->buffers[i];
+            if (b->pristine)
+                check(s, r->be->copy(r->be, b->allocation, b->pristine, b->offset + b->bytes + GUARD_BYTES));
+        }
         check(s, r->be->sync(r->be));
         s->started = now();
     }
@@ -317,14 +381,14 @@ bool op_next(op_run *r, bool supported) {
 void op_done(op_run *r, flrq_status status) {
     op_state *s = r->state;
     check(s, status);
-    s->status = status;
     s->called = true;
-    if (s->bench) {
-        check(s, r->be->sync(r->be));
-        s->times[s->times_n] = now() - s->started;
-        s->spent += s->times[s->times_n];
-    }
-    s->times_n++;
+    if (!s->bench) return;
+    if (++s->calls < s->batch && !s->failed) return;
+    check(s, r->be->sync(r->be));
+    double seconds = now() - s->started;
+    s->spent += seconds;
+    s->times[s->times_n++] = seconds / s->calls;
+    s->calls = 0;
 }
 
 /* Fetches outputs, checks guards and that inputs are untouched. */
@@ -333,7 +397,7 @@ static void collect(op_run *r) {
     for (int i = 0; i < s->buffers_n && !s->failed; i++) {
         buffer *b = &s->buffers[i];
         size_t total = b->offset + b->bytes + GUARD_BYTES;
-        char *image = must(malloc(total));
+        char *image = op_temp(r, total);
         if (b->on_host)
             memcpy(image, b->allocation, total);
         else
@@ -346,41 +410,62 @@ static void collect(op_run *r) {
         }
         if (!b->output && !s->failed && memcmp(image + b->offset, b->initial, b->bytes) != 0)
             fail(s, "%s: an input was changed", b->name);
-        b->result = must(malloc(b->bytes + 1));
+        b->result = host_memory(s, b->bytes, b->name);
         memcpy(b->result, image + b->offset, b->bytes);
-        free(image);
+        drop_temp(r, image);
     }
 }
 
-static op_state *run_once(const op_case *c, flrq_backend *be, size_t misalign) {
-    op_state *s = must(calloc(1, sizeof *s));
-    op_run r = {be, s};
-    s->c = c;
-    s->supported = true;
-    s->misalign = misalign;
-    c->run(&r, c);
-    if (s->supported && !s->called) fail(s, "the run function called no op");
-    if (s->supported && !s->failed) collect(&r);
+/* Runs the case and takes away what it made in the backend's memory. */
+static void run_guarded(op_run *r) {
+    op_state *s = r->state;
+    flrq_set_precision(r->be, s->c->use & OP_FAST ? FLRQ_PRECISION_FAST : FLRQ_PRECISION_FULL);
+    if (setjmp(s->give_up) == 0) {
+        s->c->run(r, s->c);
+        if (s->supported && !s->called) fail(s, "the run function called no op");
+        if (s->supported && !s->failed && !s->bench) collect(r);
+    }
+    flrq_set_precision(r->be, FLRQ_PRECISION_FULL);
     for (int i = 0; i < s->buffers_n; i++) {
         buffer *b = &s->buffers[i];
         if (b->on_host)
             free(b->allocation);
         else
-            be->release(be, b->allocation);
-        b->allocation = NULL;
+            r->be->release(r->be, b->allocation);
+        r->be->release(r->be, b->pristine);
+        b->allocation = b->pristine = NULL;
     }
-    for (int i = 0; i < s->temps_n; i++) free(s->temps[i]);
-    s->temps_n = 0;
+    while (s->temps_n > 0) free(s->temps[--s->temps_n]);
+}
+
+op_state *op_case_run(const op_case *c, flrq_backend *be, size_t misalign) {
+    op_state *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    op_run r = {be, s};
+    s->c = c;
+    s->supported = true;
+    s->misalign = misalign;
+    run_guarded(&r);
     return s;
 }
 
-static void state_free(op_state *s) {
+void op_state_free(op_state *s) {
     if (!s) return;
     for (int i = 0; i < s->buffers_n; i++) {
         free(s->buffers[i].initial);
         free(s->buffers[i].result);
     }
     free(s);
+}
+
+op_verdict op_case_verdict(const op_state *s) {
+    return (op_verdict){.supported = s->supported,
+                        .failed = s->failed,
+                        .text = s->text,
+                        .quantity = s->worst_name,
+                        .used = s->worst,
+                        .value = s->worst_value,
+                        .tolerance = s->worst_tolerance};
 }
 
 /* ---- comparison -------------------------------------------------------------------------------------------------- */
@@ -428,10 +513,11 @@ static double distance(const buffer *got, const buffer *ref) {
     return error == 0 ? 0 : norm > 0 ? error / norm : INFINITY;
 }
 
-static void compare(op_state *s, const op_state *ref) {
+void op_case_compare(op_state *s, const op_state *ref) {
+    if (!s->supported) return;
     for (int i = 0; i < s->buffers_n && !s->failed; i++) {
         const buffer *got = &s->buffers[i], *want = &ref->buffers[i];
-        if (!got->output) continue;
+        if (!got->output || got->how == OP_IGNORE) continue;
         if (s->buffers_n != ref->buffers_n || got->bytes != want->bytes || got->type != want->type) {
             fail(s, "%s: the run function made other buffers for the reference", got->name);
             return;
@@ -451,123 +537,13 @@ static void compare(op_state *s, const op_state *ref) {
     }
 }
 
-static void same_bytes(op_state *s, const op_state *first) {
+void op_case_same(op_state *s, const op_state *first) {
+    if (!s->supported) return;
     for (int i = 0; i < s->buffers_n && !s->failed; i++) {
         const buffer *got = &s->buffers[i], *want = &first->buffers[i];
-        if (got->output && memcmp(got->result, want->result, got->bytes) != 0)
+        if (got->output && got->how != OP_IGNORE && memcmp(got->result, want->result, got->bytes) != 0)
             fail(s, "%s: other bytes than on the first face", got->name);
     }
-}
-
-/* ---- faces of a backend ------------------------------------------------------------------------------------------ */
-
-typedef struct face {
-    char name[64];
-    flrq_backend *be;
-    size_t misalign;
-    bool same; /* bytes must equal those of face 0 */
-} face;
-
-static flrq_backend *open_or_exit(const char *backend, int threads) {
-    flrq_backend *be;
-    if (flrq_backend_open(&be, backend, threads) != FLRQ_OK) {
-        fprintf(stderr, "opcase: %s\n", flrq_last_error());
-        exit(2);
-    }
-    return be;
-}
-
-static int add_face(face *faces, int count, const char *backend, int threads, size_t misalign, bool same) {
-    face *f = &faces[count];
-    f->be = open_or_exit(backend, threads);
-    f->misalign = misalign;
-    f->same = same;
-    flrq_device_info info = {0};
-    f->be->info(f->be, &info);
-    snprintf(f->name, sizeof f->name, "%s %.20s %d threads%s", backend, info.instruction_set, info.threads,
-             misalign ? " misaligned" : "");
-    return count + 1;
-}
-
-static int open_faces(face *faces, const char *backend) {
-    int count = add_face(faces, 0, backend, 2, 0, false);
-    count = add_face(faces, count, backend, 1, 0, true);
-    if (strcmp(backend, "cpu") == 0) count = add_face(faces, count, backend, 5, 0, true);
-    count = add_face(faces, count, backend, 2, 1, false);
-    if (strcmp(backend, "cpu") != 0) return count;
-    flrq_device_info native = {0};
-    faces[0].be->info(faces[0].be, &native);
-    const char *user = getenv("FLRQ_ISA");
-    char *keep = user ? must(strdup(user)) : NULL;
-    static const char *const isas[] = {"avx2", "generic"};
-    for (int i = strcmp(native.instruction_set, "avx512") == 0 ? 0 : 1; i < 2; i++) {
-        if (strcmp(native.instruction_set, isas[i]) == 0) break;
-        setenv("FLRQ_ISA", isas[i], 1);
-        count = add_face(faces, count, backend, 2, 0, false);
-    }
-    if (keep)
-        setenv("FLRQ_ISA", keep, 1);
-    else
-        unsetenv("FLRQ_ISA");
-    free(keep);
-    return count;
-}
-
-/* Runs one case everywhere. Returns false when it failed; prints one line, and one more for a failure. */
-static bool test_case(const op_case *c, const face *faces, int count, flrq_backend *reference) {
-    op_state *ref = run_once(c, reference, 0), *first = NULL;
-    double worst = -1, value = 0, tolerance = 0;
-    char quantity[64] = "", where[64] = "", text[2048] = "";
-    bool supported = ref->supported && count > 0;
-    if (ref->failed) snprintf(text, sizeof text, "cpu-ref: %s", ref->text);
-    for (int i = 0; i < count && supported && !text[0]; i++) {
-        op_state *s = run_once(c, faces[i].be, faces[i].misalign);
-        if (s->supported && !s->failed) compare(s, ref);
-        if (s->supported && !s->failed && first && faces[i].same) same_bytes(s, first);
-        if (s->failed) snprintf(text, sizeof text, "%s: %s", faces[i].name, s->text);
-        if (s->worst > worst && s->worst_name[0]) {
-            worst = s->worst, value = s->worst_value, tolerance = s->worst_tolerance;
-            memcpy(quantity, s->worst_name, sizeof quantity);
-            snprintf(where, sizeof where, "%.63s", faces[i].name);
-        }
-        supported = s->supported;
-        if (i == 0)
-            first = s;
-        else
-            state_free(s);
-    }
-    if (text[0])
-        printf("FAIL  %s %s\n      %s\n      replay: FLRQ_TEST_OPS=\"%s %s\"\n", c->op, c->shape, text, c->op,
-               c->shape);
-    else if (!supported)
-        printf("none  %s %s: not supported\n", c->op, c->shape);
-    else if (tolerance > 0)
-        printf("ok    %s %s: %s %.2e of %.2e, %.0f%% (%s)\n", c->op, c->shape, quantity, value, tolerance, 100 * worst,
-               where);
-    else
-        printf("ok    %s %s: exact\n", c->op, c->shape);
-    state_free(first);
-    state_free(ref);
-    return !text[0];
-}
-
-int op_table_test(const op_table *table, const char *backend) {
-    face faces[MAX_FACES];
-    int count = open_faces(faces, backend), failures = 0, ran = 0;
-    flrq_backend *reference = open_or_exit("cpu-ref", 1);
-    const char *filter = getenv("FLRQ_TEST_OPS");
-    for (size_t i = 0; i < table->count; i++) {
-        const op_case *c = &table->cases[i];
-        char name[256];
-        snprintf(name, sizeof name, "%s %s", c->op, c->shape);
-        if (c->use != OP_TEST || (filter && !strstr(name, filter))) continue;
-        failures += !test_case(c, faces, count, reference);
-        ran++;
-    }
-    printf("%s on %s: %d cases, %d failed\n", table->name, backend, ran, failures);
-    for (int i = 0; i < count; i++) flrq_backend_close(faces[i].be);
-    flrq_backend_close(reference);
-    return failures;
 }
 
 /* ---- timing ------------------------------------------------------------------------------------------------------ */
@@ -578,26 +554,29 @@ static int by_value(const void *a, const void *b) {
 }
 
 op_timing op_case_time(const op_case *c, flrq_backend *be, double seconds) {
-    op_state *s = must(calloc(1, sizeof *s));
+    op_timing t = {.supported = true, .status = FLRQ_ERR_MEMORY, .text = "out of host memory"};
+    op_state *s = calloc(1, sizeof *s);
+    if (!s) return t;
     op_run r = {be, s};
     s->c = c;
     s->supported = s->bench = true;
     s->budget = seconds;
-    c->run(&r, c);
-    op_timing t = {.supported = s->supported, .status = s->status, .bytes = s->bytes, .flops = s->flops};
+    run_guarded(&r);
+    t = (op_timing){.supported = s->supported,
+                    .status = s->failed && s->status == FLRQ_OK ? FLRQ_ERR_INTERNAL : s->status,
+                    .bytes = s->bytes,
+                    .flops = s->flops,
+                    .batch = s->batch};
+    memcpy(t.text, s->text, sizeof t.text);
     if (s->supported && !s->failed && s->times_n > 1) {
-        t.repeats = s->times_n - 1; /* the first call warms up */
-        qsort(s->times + 1, (size_t)t.repeats, sizeof *s->times, by_value);
-        t.best = s->times[1];
-        t.median = s->times[1 + t.repeats / 2];
+        t.samples = s->times_n - 1; /* the first call warms up */
+        double *times = s->times + 1;
+        qsort(times, (size_t)t.samples, sizeof *times, by_value);
+        t.best = times[0];
+        t.p10 = times[t.samples / 10];
+        t.median = times[t.samples / 2];
+        t.p90 = times[t.samples - 1 - t.samples / 10];
     }
-    for (int i = 0; i < s->buffers_n; i++) {
-        if (s->buffers[i].on_host)
-            free(s->buffers[i].allocation);
-        else
-            be->release(be, s->buffers[i].allocation);
-    }
-    for (int i = 0; i < s->temps_n; i++) free(s->temps[i]);
-    state_free(s);
+    op_state_free(s);
     return t;
 }

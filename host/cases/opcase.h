@@ -17,22 +17,19 @@
  *     };
  *     const op_table ops_example = {"example", cases, sizeof cases / sizeof *cases};
  *
- * A table lives in tests/backend/ops_NAME.c (no main); tests/backend/test_NAME_ops.c is the cmocka program that calls
- * op_table_test(&ops_NAME, "cpu") and holds the hand-written tests (failure paths, known answers). The build pairs the
- * two.
+ * A table lives in host/cases/ops_NAME.c; tests/backend/test_NAME_ops.c is the cmocka program that calls
+ * op_table_test(&ops_NAME) (tests/backend/optable.h) and holds the hand-written tests (failure paths, known answers);
+ * `flrq bench ops` times the OP_BENCH cases.
  *
  * What the harness does with every case: buffers stand between guard bytes that are checked after the run; outputs
  * start as NaN (0xFF) so that an element nobody wrote is found; inputs must come back unchanged; NaN and Inf are looked
- * for before any metric; errors are compared as !(error <= tolerance). Faces of "cpu": 2 threads (the primary), 1 and 5
- * threads (bytes must equal the primary's), 2 threads with every buffer one element off alignment, and each lower
- * instruction set that runs here. Other backends: twice (bytes must be equal) and misaligned. Environment
- * FLRQ_TEST_OPS="text" runs only cases whose "op shape" contains the text: the line to replay a failure.
+ * for before any metric; errors are compared as !(error <= tolerance). A case that runs out of memory, on the host or
+ * the device, fails; its run function is left at that point, so it must own nothing but what the harness gave it.
  *
- * Refuses: tolerances that depend on the outcome, inputs that differ between runs. Must not print more than a line for
- * a case that passes.
+ * Refuses: tolerances that depend on the outcome, inputs that differ between runs. Prints nothing, never exits.
  */
-#ifndef FLRQ_TESTS_OPCASE_H
-#define FLRQ_TESTS_OPCASE_H
+#ifndef FLRQ_CASES_OPCASE_H
+#define FLRQ_CASES_OPCASE_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -41,8 +38,9 @@
 /* Rows of a table leave the fields they do not need at zero. */
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 
-#define OP_EPS32 5.9604645e-8 /* unit roundoff of fp32, 2^-24 */
-#define OP_EPS64 1.1102230246251565e-16
+#define OP_EPS32    5.9604645e-8 /* unit roundoff of fp32, 2^-24 */
+#define OP_EPS64    1.1102230246251565e-16
+#define OP_EPS_BF16 0.00390625 /* unit roundoff of bf16, 2^-8: 8 bits with the implicit one */
 
 /** Element type of a buffer. */
 typedef enum op_type { OP_F32, OP_F64, OP_U8, OP_U16, OP_I32, OP_I64 } op_type;
@@ -53,20 +51,23 @@ typedef enum op_compare {
     OP_NORM,  /* ||got - ref||_2 / ||ref||_2 */
     OP_MAX,   /* max |got - ref| / max |ref| */
     OP_EACH,  /* max over elements of |got - ref| / |ref| */
-    OP_ANY    /* not unique (a basis): only guards, finiteness and equal bytes for any thread count */
+    OP_ANY,   /* not unique (a basis): only guards, finiteness and equal bytes for any thread count */
+    OP_IGNORE /* scratch: only guards */
 } op_compare;
 
 typedef struct op_run op_run;
 typedef struct op_case op_case;
 
-enum { OP_TEST = 0, OP_BENCH = 1 }; /* op_case.use: small and hostile for tests, large for the bench */
+/** op_case.use: small and hostile for tests, or large for the bench; a bench case too large for a host's patience
+ *  (`flrq bench ops --full`); with OP_FAST the ops run in FLRQ_PRECISION_FAST, the reference as always. */
+enum { OP_TEST = 0, OP_BENCH = 1, OP_FAST = 2, OP_LARGE = 4 };
 
 struct op_case {
     const char *op;    /* entry of the backend table: "mul" */
     const char *shape; /* "bf16 512x768 b=8": with `op` the unique name of the case; keys its random numbers */
     int64_t d[8];      /* dimensions, as the run function reads them */
     void (*run)(op_run *r, const op_case *c);
-    int use;           /* OP_TEST or OP_BENCH */
+    int use;           /* OP_TEST or OP_BENCH, | OP_FAST, | OP_LARGE */
     const void *extra; /* anything more, e.g. an op_matrix */
 };
 
@@ -76,11 +77,24 @@ typedef struct op_table {
     size_t count;
 } op_table;
 
+/** What a run function did on one face: its buffers, its first failure. Opaque. */
+typedef struct op_state op_state;
+
 /** One execution of a run function on one face. Only `be` is for run functions. */
 struct op_run {
     flrq_backend *be;
-    struct op_state *state;
+    op_state *state;
 };
+
+/** The tables of this library. */
+extern const op_table ops_matrix, ops_small, ops_quant, ops_forward;
+
+/** Relative error, in the Frobenius norm, that FAST precision adds to a sum of terms of random sign; 0 unless the case
+ *  has OP_FAST. A rounding to bf16 is uniform within at most 2^-8 of the value, 2^-8 / sqrt(3) in the mean square, and
+ *  the independent errors of the `roundings` factors of a term add in quadrature: 2^-8 sqrt(roundings / 3), 1.5 times
+ *  what significands spread evenly in their logarithm give. TF32, also where the matrix unit truncates (2^-10 towards
+ *  zero for each factor), is below that. */
+double op_fast_error(const op_case *c, double roundings);
 
 /* ---- for run functions; the pointers returned are memory of the backend ------------------------------------------ */
 
@@ -93,6 +107,9 @@ float *op_normal(op_run *r, const char *name, int64_t count, float scale);
 /** Output, NaN before the op. */
 void *op_out(op_run *r, const char *name, op_type type, int64_t count, op_compare how, double tolerance);
 
+/** Memory of the backend for whatever a check needs, not looked at. */
+void *op_scratch(op_run *r, op_type type, int64_t count);
+
 /** Output that starts as `host` (in-place and accumulating ops). A bench restores it before each repetition. */
 void *op_inout(op_run *r, const char *name, op_type type, const void *host, int64_t count, op_compare how,
                double tolerance);
@@ -100,11 +117,12 @@ void *op_inout(op_run *r, const char *name, op_type type, const void *host, int6
 /** Output in host memory, NaN before the op. */
 void *op_host_out(op_run *r, const char *name, op_type type, int64_t count, op_compare how, double tolerance);
 
-/** Zeroed host memory that is freed after the run; the run stops the program when there is none. */
+/** Zeroed host memory that is freed after the run; where there is none, the run ends here and the case fails. */
 void *op_temp(op_run *r, size_t bytes);
 
 /** Fills host memory with normals times `scale`: stream `stream` of the case (op_normal and op_in use no stream above
- * 999). */
+ *  999). A bench repeats the first 2^20 of them: its values do not matter, and generating them would take longer than
+ *  the op. */
 void op_random(op_run *r, float *host, int64_t count, float scale, uint64_t stream);
 
 /** Copies from backend memory to the host. */
@@ -120,8 +138,8 @@ void op_expect(op_run *r, const char *what, double value, double tolerance);
 /** True when outputs can be looked at: a test (no bench) in which every op so far returned FLRQ_OK. */
 bool op_ok(const op_run *r);
 
-/** Calls r->be->op(r->be, ...); a bench repeats and times it (one OP_CALL in a bench case). A table without the entry
- * makes the case "unsupported". */
+/** Calls r->be->op(r->be, ...); a bench repeats and times it (one OP_CALL in a bench case). A backend without the entry
+ *  makes the case "unsupported". */
 #define OP_CALL(r, op, ...)                                                                                            \
     while (op_next(r, (r)->be->op != NULL)) op_done(r, (r)->be->op((r)->be, __VA_ARGS__))
 bool op_next(op_run *r, bool supported);
@@ -148,23 +166,43 @@ flrq_operand op_operand(op_run *r, const op_matrix *m);
 /** Bytes that reading the operand once takes. */
 double op_operand_bytes(const op_matrix *m);
 
-/* ---- for test programs and benches
- * ----------------------------------------------------------------------------------- */
+/* ---- for test programs and benches ------------------------------------------------------------------------------- */
 
-/** Runs the OP_TEST cases of a table on all faces of `backend`; prints a line for each. Returns the number of failed
- * cases. */
-int op_table_test(const op_table *table, const char *backend);
+/** Runs a case once on one face: every buffer `misalign` elements off its alignment. NULL when host memory is out. The
+ *  result is to be freed with op_state_free(). */
+op_state *op_case_run(const op_case *c, flrq_backend *be, size_t misalign);
+void op_state_free(op_state *s); /* NULL is fine */
+
+/** Compares the outputs of a run with those of the reference's run. The first difference beyond its tolerance fails it.
+ *  Nothing happens when the run has failed already or the op is not supported. */
+void op_case_compare(op_state *s, const op_state *reference);
+
+/** Fails `s` unless its outputs have the bytes of `first`. */
+void op_case_same(op_state *s, const op_state *first);
+
+/** Judgement on a run. */
+typedef struct op_verdict {
+    bool supported, failed;
+    const char *text;              /* the first failure; lives as long as the run */
+    const char *quantity;          /* what came nearest to its tolerance, "" when nothing was compared */
+    double used, value, tolerance; /* value / tolerance, and both */
+} op_verdict;
+op_verdict op_case_verdict(const op_state *s);
 
 /** Result of a timed case. */
 typedef struct op_timing {
     bool supported;
     flrq_status status;
-    double best, median; /* seconds of one call, sync included */
-    int repeats;
+    char text[512];      /* of a failure */
+    double best, median; /* seconds of one call */
+    double p10, p90;     /* of the samples */
+    int samples, batch;  /* a sample is `batch` calls and one sync, divided by the calls */
     double bytes, flops; /* from op_cost() */
 } op_timing;
 
-/** Times one case on an open backend: a warm-up call, then calls until `seconds` have passed (3 at least). */
+/** Times one case on an open backend: a warm-up call, then samples until `seconds` have passed, 3 at least (1 when a
+ *  call takes 5 times that long). A sample of an op that writes over its inputs is one call on restored contents; of
+ *  other ops, as many calls as take a millisecond, so that the wait for a device is not counted as work of the op. */
 op_timing op_case_time(const op_case *c, flrq_backend *be, double seconds);
 
 #endif

@@ -6,7 +6,7 @@
  * eps/sqrt(3) * sqrt(sum of the squared partial sums), for terms of random sign 0.41 eps sqrt(n) next to the result;
  * sqrt(n) eps leaves a factor of two, and an error of one element in a thousand still exceeds it.
  */
-#include "backend/opcase.h"
+#include "cases/opcase.h"
 
 #include <math.h>
 #include <string.h>

@@ -5,7 +5,7 @@
  * sqrt(K), that is sqrt(K / 6) eps. sqrt(K) eps (at least 4 eps, for the last roundings) is thus 2.4 times what the
  * worst order of summation gives in the Frobenius norm, and a single lost term, 1 / sqrt(K m b), is far beyond it.
  */
-#include "backend/opcase.h"
+#include "cases/opcase.h"
 
 #include <math.h>
 #include <string.h>

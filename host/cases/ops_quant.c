@@ -14,7 +14,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "backend/opcase.h"
+#include "cases/opcase.h"
 #include "backend/quant_search.h"
 
 typedef struct quant_case {
@@ -41,7 +41,9 @@ static double true_error(op_run *r, const flrq_codes *codes, const flrq_operand 
     float *w = op_temp(r, (size_t)n * sizeof *w), *scale = op_temp(r, (size_t)groups * sizeof *scale);
     float *h = op_temp(r, (size_t)a->cols * sizeof *h);
     uint8_t *code = op_temp(r, (size_t)n), *zero = op_temp(r, (size_t)groups);
-    r->be->materialize(r->be, w, a);
+    float *d_w = op_scratch(r, OP_F32, n);
+    if (r->be->materialize(r->be, d_w, a) != FLRQ_OK) return NAN;
+    op_get(r, w, d_w, (size_t)n * sizeof *w);
     op_get(r, scale, codes->scale, (size_t)groups * sizeof *scale);
     op_get(r, code, codes->code, (size_t)n);
     if (codes->zero) op_get(r, zero, codes->zero, (size_t)groups);

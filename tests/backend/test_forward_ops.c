@@ -16,10 +16,8 @@
 #include <string.h>
 
 #include "backend/cpu_kernels.h"
-#include "backend/opcase.h"
+#include "backend/optable.h"
 #include "core/philox.h"
-
-extern const op_table ops_forward;
 
 #define EPS OP_EPS32
 
@@ -42,7 +40,7 @@ static float *normals(int64_t count, uint64_t stream) {
 }
 
 static void table(void **state) {
-    assert_int_equal(op_table_test(&ops_forward, "cpu"), 0);
+    assert_int_equal(op_table_test(&ops_forward, op_test_device()), 0);
 }
 
 /* ---- exp ----------------------------------------------------------------------------------------------------------
@@ -417,5 +415,8 @@ int main(void) {
         cmocka_unit_test(empty_work_is_done),
         cmocka_unit_test(table),
     };
+    /* What is written by hand hands host memory to the ops. */
+    const struct CMUnitTest device[] = {cmocka_unit_test(table)};
+    if (strcmp(op_test_device(), "cpu") != 0) return cmocka_run_group_tests(device, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

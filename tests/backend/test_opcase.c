@@ -12,7 +12,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "backend/opcase.h"
+#include "backend/optable.h"
 #include "core/error.h"
 
 enum { N = 37 };
@@ -93,9 +93,10 @@ static void timing(void **state) {
     flrq_backend *be;
     assert_int_equal(flrq_backend_open(&be, "cpu", 1), FLRQ_OK);
     op_timing t = op_case_time(&good, be, 0.01);
-    assert_true(t.supported && t.status == FLRQ_OK && t.repeats >= 3 && t.best > 0 && t.median >= t.best);
+    assert_true(t.supported && t.status == FLRQ_OK && t.samples >= 3 && t.batch >= 1 && t.best > 0 &&
+                t.median >= t.best);
     t = op_case_time(&bad, be, 0.01);
-    assert_true(t.supported && t.status == FLRQ_ERR_SHAPE && t.repeats == 0);
+    assert_true(t.supported && t.status == FLRQ_ERR_SHAPE && t.samples == 0 && strstr(t.text, "relu: planted"));
     flrq_backend_close(be);
 }
 

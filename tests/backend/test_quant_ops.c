@@ -17,11 +17,9 @@
 
 #include "backend/cpu.h"
 #include "backend/cpu_kernels.h"
-#include "backend/opcase.h"
+#include "backend/optable.h"
 #include "core/dtype.h"
 #include "core/philox.h"
-
-extern const op_table ops_quant;
 
 static const char *const faces[] = {"cpu", "cpu-ref"};
 
@@ -32,7 +30,7 @@ static flrq_backend *open_backend(const char *name) {
 }
 
 static void op_cases(void **state) {
-    assert_int_equal(op_table_test(&ops_quant, "cpu"), 0);
+    assert_int_equal(op_table_test(&ops_quant, op_test_device()), 0);
 }
 
 /* ---- tools -------------------------------------------------------------------------------------------------- */
@@ -518,5 +516,8 @@ int main(void) {
         cmocka_unit_test(negative_scale), cmocka_unit_test(cut_to_zero),   cmocka_unit_test(hostile_numbers),
         cmocka_unit_test(refusals),
     };
+    /* What is written by hand hands host memory to the ops. */
+    const struct CMUnitTest device[] = {cmocka_unit_test(op_cases)};
+    if (strcmp(op_test_device(), "cpu") != 0) return cmocka_run_group_tests(device, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
