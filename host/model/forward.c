@@ -2,7 +2,7 @@
  *
  * One block serves every family: RMSNorm or LayerNorm before (OPT-350m: after) attention and MLP, optional biases, q/k
  * norms, RoPE or learned positions, windows, SwiGLU or ReLU. Numerically each op is the backend's; here is only their
- * order. Tile sizes are fixed, so the bytes do not depend on anything but the inputs.
+ * order. What the observer sees at once does not depend on the token batch, so neither do the sums it makes.
  */
 #include "model/family.h"
 
@@ -20,10 +20,10 @@ typedef struct work {
 } work;
 
 /** Lays the workspace out from `base` (NULL: only counts); *bytes is its size. */
-static work lay_out(const flrq_model *model, int64_t tokens, char *base, size_t *bytes) {
+static work lay_out(const flrq_model *model, int64_t tokens, int64_t batch, char *base, size_t *bytes) {
     work w = {.q_cols = model->heads * model->head_dim, .kv_cols = model->kv_heads * model->head_dim};
     w.wide = w.q_cols > model->hidden ? w.q_cols : model->hidden;
-    w.tile = tokens < FLRQ_TOKEN_TILE ? tokens : FLRQ_TOKEN_TILE;
+    w.tile = tokens < batch ? tokens : batch;
     const struct {
         float **part;
         int64_t count;
@@ -39,10 +39,10 @@ static work lay_out(const flrq_model *model, int64_t tokens, char *base, size_t 
     return w;
 }
 
-size_t flrq_workspace_bytes(const flrq_model *model, int64_t tokens) {
+size_t flrq_workspace_bytes(const flrq_model *model, int64_t tokens, int64_t batch) {
     if (!model->family) return 0;
     size_t bytes;
-    lay_out(model, tokens, NULL, &bytes);
+    lay_out(model, tokens, batch, NULL, &bytes);
     return bytes;
 }
 
@@ -64,6 +64,15 @@ typedef struct pass {
 
 static flrq_status observe(const pass *p, flrq_input input, const float *d_x, int64_t tokens, int64_t cols) {
     return p->observer ? p->observer(p->user, input, d_x, tokens, cols) : FLRQ_OK;
+}
+
+/** The same for an input of the MLP, in pieces that do not depend on the batch: sums go in one order. */
+static flrq_status observe_tiles(const pass *p, flrq_input input, const float *d_x, int64_t tokens, int64_t cols) {
+    for (int64_t t = 0; t < tokens && p->observer; t += FLRQ_TOKEN_TILE) {
+        int64_t count = tokens - t < FLRQ_TOKEN_TILE ? tokens - t : FLRQ_TOKEN_TILE;
+        FLRQ_TRY(p->observer(p->user, input, d_x + t * cols, count, cols));
+    }
+    return FLRQ_OK;
 }
 
 static flrq_status project(const pass *p, flrq_slot slot, float *d_y, const float *d_x, int64_t tokens) {
@@ -116,7 +125,7 @@ static flrq_status transform(const pass *p, const work *w, float *d_x, int64_t t
         FLRQ_TRY(normalise(m, p->be, w->d_a, d_x, b->d_mlp_norm, b->d_mlp_norm_bias, tokens));
         d_in = w->d_a;
     }
-    FLRQ_TRY(observe(p, FLRQ_INPUT_MLP, d_in, tokens, m->hidden));
+    FLRQ_TRY(observe_tiles(p, FLRQ_INPUT_MLP, d_in, tokens, m->hidden));
     FLRQ_TRY(project(p, FLRQ_SLOT_UP, w->d_up, d_in, tokens));
     if (m->family->activation == FAMILY_SILU) {
         FLRQ_TRY(project(p, FLRQ_SLOT_GATE, w->d_gate, d_in, tokens));
@@ -124,7 +133,7 @@ static flrq_status transform(const pass *p, const work *w, float *d_x, int64_t t
     } else {
         FLRQ_TRY(p->be->relu(p->be, w->d_gate, tokens * m->ffn));
     }
-    FLRQ_TRY(observe(p, FLRQ_INPUT_DOWN, w->d_gate, tokens, m->ffn));
+    FLRQ_TRY(observe_tiles(p, FLRQ_INPUT_DOWN, w->d_gate, tokens, m->ffn));
     FLRQ_TRY(project(p, FLRQ_SLOT_DOWN, w->d_b, w->d_gate, tokens));
     FLRQ_TRY(p->be->add(p->be, d_x, w->d_b, tokens * m->hidden));
     if (m->post_norm) return normalise(m, p->be, d_x, d_x, b->d_mlp_norm, b->d_mlp_norm_bias, tokens);
@@ -132,15 +141,16 @@ static flrq_status transform(const pass *p, const work *w, float *d_x, int64_t t
 }
 
 flrq_status flrq_forward_block(const flrq_model *model, flrq_backend *be, const flrq_block *block, float *d_x,
-                               int64_t tokens, void *d_workspace, flrq_observer_fn observer, void *user) {
+                               int64_t tokens, int64_t batch, void *d_workspace, flrq_observer_fn observer,
+                               void *user) {
     if (block->index < 0)
         return flrq_fail(FLRQ_ERR_INTERNAL, "%s: forward through a block that was not loaded", model->dir);
     size_t bytes;
-    const work w = lay_out(model, tokens, d_workspace, &bytes);
+    const work w = lay_out(model, tokens, batch, d_workspace, &bytes);
     const pass p = {model, be, block, observer, user};
     FLRQ_TRY(attend(&p, &w, d_x, tokens));
-    for (int64_t t = 0; t < tokens; t += FLRQ_TOKEN_TILE) {
-        int64_t count = tokens - t < FLRQ_TOKEN_TILE ? tokens - t : FLRQ_TOKEN_TILE;
+    for (int64_t t = 0; t < tokens; t += w.tile) {
+        int64_t count = tokens - t < w.tile ? tokens - t : w.tile;
         FLRQ_TRY(transform(&p, &w, d_x + t * model->hidden, count));
     }
     return FLRQ_OK;

@@ -9,6 +9,7 @@
 
 #include "flrq_backend.h"
 #include "io/safetensors.h"
+#include "model/feed.h"
 
 /** The linear layers of a block, in the order in which they are quantized. OPT's fc1 is UP, fc2 is DOWN, without GATE.
  */
@@ -130,7 +131,8 @@ void flrq_model_close(flrq_model *model);
 /** Comma-separated list of known families (static). */
 const char *flrq_families_known(void);
 
-/** Tokens that go through the MLP, or through the projections of the embedding, at once. */
+/** Tokens that the observer sees of an MLP input at once, that go through the projections of the embedding at once, and
+ * the unit of the token batch. */
 enum { FLRQ_TOKEN_TILE = 512 };
 
 /* ---- weights in backend memory ----------------------------------------------------------------------------------- */
@@ -147,8 +149,8 @@ typedef struct flrq_block {
     void *d_memory;                    /* the arena */
     size_t memory_bytes;
     int32_t *d_words; /* start of the arena in quantized folders: packed words on their way to codes, staging_bytes */
-    void *staging;    /* host buffer between the files and the backend */
-    size_t staging_bytes;
+    flrq_feed feed;   /* in the order of the ops, for flrq_block_load() */
+    size_t staging_bytes; /* of its one slot */
 } flrq_block;
 
 /** Bytes that flrq_block_new() allocates for this model: the arena of the largest block and the host staging (4 MiB,
@@ -157,8 +159,11 @@ size_t flrq_block_bytes(const flrq_model *model);
 /** FLRQ_ERR_UNSUPPORTED for an unknown family. */
 flrq_status flrq_block_new(flrq_block **out, const flrq_model *model, flrq_backend *be);
 /** Reads block `index`: dense weights in their source dtype, or unpacked codes, scales and factors of a quantized
- * folder. */
-flrq_status flrq_block_load(flrq_block *block, const flrq_model *model, flrq_backend *be, int64_t index);
+ * folder. Ops issued afterwards see it. */
+flrq_status flrq_block_load(flrq_block *block, const flrq_model *model, int64_t index);
+/** The same through another feed, which may be one on a lane, used by another thread than the one that issues ops
+ * (dense weights only: unpacking is an op). Returns when all has arrived. */
+flrq_status flrq_block_load_through(flrq_block *block, const flrq_model *model, flrq_feed *feed, int64_t index);
 void flrq_block_free(flrq_block *block, flrq_backend *be);
 
 /** Reads one packed layer of a quantized checkpoint (linear->packed, scale, zero, lora_a, lora_b) into arrays of the
@@ -187,13 +192,14 @@ void flrq_globals_free(flrq_globals *globals, flrq_backend *be);
 /** Sees an input of linear layers: d_x [tokens, cols] fp32, valid during the call. */
 typedef flrq_status (*flrq_observer_fn)(void *user, flrq_input input, const float *d_x, int64_t tokens, int64_t cols);
 
-/** Scratch of the block forward for sequences of up to `tokens` tokens: sized by flrq_workspace_bytes(). The MLP runs
- * in tiles of tokens so that the [tokens, ffn] buffers stay small; the observer is then called once per tile. */
-size_t flrq_workspace_bytes(const flrq_model *model, int64_t tokens);
+/** Scratch of the block forward for sequences of up to `tokens` tokens. The MLP runs `batch` tokens at a time (a
+ * multiple of FLRQ_TOKEN_TILE, or at least `tokens`), so that the [batch, ffn] buffers stay small. */
+size_t flrq_workspace_bytes(const flrq_model *model, int64_t tokens, int64_t batch);
 
-/** One block on one sequence: d_x [tokens, hidden] fp32 in place, positions 0 .. tokens-1. observer may be NULL. */
+/** One block on one sequence: d_x [tokens, hidden] fp32 in place, positions 0 .. tokens-1. observer may be NULL; inputs
+ * of the MLP are shown to it by FLRQ_TOKEN_TILE tokens whatever the batch. */
 flrq_status flrq_forward_block(const flrq_model *model, flrq_backend *be, const flrq_block *block, float *d_x,
-                               int64_t tokens, void *d_workspace, flrq_observer_fn observer, void *user);
+                               int64_t tokens, int64_t batch, void *d_workspace, flrq_observer_fn observer, void *user);
 
 /** d_x [tokens, hidden] = embedding (+ learned positions) of ids (host, checked against vocab by the caller). More
  * tokens than learned positions: FLRQ_ERR_SHAPE. */

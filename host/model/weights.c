@@ -2,8 +2,9 @@
  *
  * One arena per flrq_block, sized once for the largest block; loading a block lays its tensors out afresh and allocates
  * nothing. Dense weights keep their source type; vectors, scales and low-rank factors become fp32; packed codes become
- * one byte each through the backend's unpack. Data goes through one small host buffer in pieces, so host memory does
- * not grow with the model. Non-finite values are the caller's business.
+ * one byte each through the backend's unpack. Data goes through the slots of a feed in pieces, so host memory does not
+ * grow with the model; with a feed on a lane a block is loaded beside the ops. Non-finite values are the caller's
+ * business.
  */
 #include "model/family.h"
 
@@ -137,72 +138,56 @@ size_t flrq_block_bytes(const flrq_model *model) {
 
 /* ---- transfer ---------------------------------------------------------------------------------------------------- */
 
-/** Where pieces pass through on their way from files to the backend. */
-typedef struct loader {
-    const flrq_checkpoint *checkpoint;
-    flrq_backend *be;
-    char *staging;
-    size_t bytes;
-} loader;
-
-/** Uploads and waits, because the staging is used again at once. */
-static flrq_status send(const loader *l, void *d_to, const void *from, size_t bytes) {
-    FLRQ_TRY(l->be->upload(l->be, d_to, from, bytes));
-    return l->be->sync(l->be);
-}
-
-/** The tensor's bytes as they are. */
-static flrq_status load_raw(const loader *l, const flrq_tensor *tensor, const void *d_to) {
-    for (uint64_t at = 0; at < tensor->bytes; at += l->bytes) {
-        size_t bytes = tensor->bytes - at < l->bytes ? (size_t)(tensor->bytes - at) : l->bytes;
-        FLRQ_TRY(flrq_checkpoint_read(l->checkpoint, tensor, l->staging, at, bytes));
-        FLRQ_TRY(send(l, (char *)d_to + at, l->staging, bytes));
-    }
-    return FLRQ_OK;
-}
-
-/** factor * tensor as fp32. The first half of the staging takes the file's values, the second the converted ones. */
-static flrq_status load_floats(const loader *l, const flrq_tensor *tensor, double factor, const float *d_to) {
-    if (tensor->dtype == FLRQ_F32 && factor == 1) return load_raw(l, tensor, d_to);
-    int64_t count = flrq_tensor_count(tensor), piece = (int64_t)(l->bytes / 2 / sizeof(float));
+/** factor * tensor as fp32. The first half of a slot takes the file's values, the second the converted ones. */
+static flrq_status load_floats(flrq_feed *feed, const flrq_checkpoint *from, const flrq_tensor *tensor, double factor,
+                               const float *d_to) {
+    if (tensor->dtype == FLRQ_F32 && factor == 1) return flrq_feed_tensor(feed, from, tensor, (void *)d_to);
+    int64_t count = flrq_tensor_count(tensor), piece = (int64_t)(feed->slot_bytes / 2 / sizeof(float));
     size_t element = (size_t)flrq_dtype_bits(tensor->dtype) / 8;
-    float *converted = (float *)(l->staging + l->bytes / 2);
     for (int64_t at = 0; at < count; at += piece) {
         int64_t n = count - at < piece ? count - at : piece;
-        FLRQ_TRY(
-            flrq_checkpoint_read(l->checkpoint, tensor, l->staging, (uint64_t)at * element, (uint64_t)n * element));
-        for (int64_t i = 0; i < n; i++) converted[i] = (float)(factor * flrq_load(l->staging, tensor->dtype, i));
-        FLRQ_TRY(send(l, (float *)d_to + at, converted, (size_t)n * sizeof(float)));
+        char *slot;
+        FLRQ_TRY(flrq_feed_take(feed, &slot));
+        float *converted = (float *)(slot + feed->slot_bytes / 2);
+        FLRQ_TRY(flrq_checkpoint_read(from, tensor, slot, (uint64_t)at * element, (uint64_t)n * element));
+        for (int64_t i = 0; i < n; i++) converted[i] = (float)(factor * flrq_load(slot, tensor->dtype, i));
+        FLRQ_TRY(flrq_feed_send(feed, (float *)d_to + at, converted, (size_t)n * sizeof(float)));
     }
     return FLRQ_OK;
 }
 
-/** Packed words, whole rows at a time, to codes. d_words has room for the staging. */
-static flrq_status load_codes(const loader *l, const flrq_tensor *packed, const flrq_codes *codes, int32_t *d_words) {
+/** Packed words, whole rows at a time, to codes. d_words has room for a slot; unpacking is an op, so the feed has no
+ * lane. */
+static flrq_status load_codes(flrq_feed *feed, const flrq_checkpoint *from, const flrq_tensor *packed,
+                              const flrq_codes *codes, int32_t *d_words) {
     uint64_t row_bytes = (uint64_t)packed->shape[1] * sizeof(int32_t);
-    int64_t piece = (int64_t)(l->bytes / row_bytes);
+    int64_t piece = (int64_t)(feed->slot_bytes / row_bytes);
     for (int64_t row = 0; row < codes->rows; row += piece) {
         int64_t rows = codes->rows - row < piece ? codes->rows - row : piece;
-        FLRQ_TRY(flrq_checkpoint_read(l->checkpoint, packed, l->staging, (uint64_t)row * row_bytes,
-                                      (uint64_t)rows * row_bytes));
-        FLRQ_TRY(send(l, d_words, l->staging, (size_t)rows * row_bytes));
-        FLRQ_TRY(l->be->unpack(l->be, codes->code + row * codes->cols, d_words, rows, codes->cols, codes->bits));
+        char *slot;
+        FLRQ_TRY(flrq_feed_take(feed, &slot));
+        FLRQ_TRY(flrq_checkpoint_read(from, packed, slot, (uint64_t)row * row_bytes, (uint64_t)rows * row_bytes));
+        FLRQ_TRY(flrq_feed_send(feed, d_words, slot, (size_t)rows * row_bytes));
+        FLRQ_TRY(feed->be->unpack(feed->be, codes->code + row * codes->cols, d_words, rows, codes->cols, codes->bits));
     }
     return FLRQ_OK;
 }
 
 /** Zero points are packed down the columns (formats.md 2.2): 32 rows of them are `bits` rows of words. */
-static flrq_status load_zeros(const loader *l, const flrq_tensor *packed, const flrq_codes *codes) {
+static flrq_status load_zeros(flrq_feed *feed, const flrq_checkpoint *from, const flrq_tensor *packed,
+                              const flrq_codes *codes) {
     const int64_t bits = codes->bits, groups = codes->n_groups;
     const uint64_t word_row = (uint64_t)groups * sizeof(uint32_t);
-    const int64_t piece = (int64_t)(l->bytes / 2 / (32 * (uint64_t)groups)) * 32; /* rows; words take at most as much */
-    uint8_t *zero = (uint8_t *)l->staging + l->bytes / 2;
+    const int64_t piece =
+        (int64_t)(feed->slot_bytes / 2 / (32 * (uint64_t)groups)) * 32; /* rows; words take at most as much */
     for (int64_t row = 0; row < codes->rows; row += piece) {
         int64_t rows = codes->rows - row < piece ? codes->rows - row : piece;
         int64_t first_word = row / 32 * bits, words = (rows * bits + 31) / 32;
-        FLRQ_TRY(flrq_checkpoint_read(l->checkpoint, packed, l->staging, (uint64_t)first_word * word_row,
-                                      (uint64_t)words * word_row));
-        const uint32_t *word = (const uint32_t *)l->staging;
+        char *slot;
+        FLRQ_TRY(flrq_feed_take(feed, &slot));
+        FLRQ_TRY(flrq_checkpoint_read(from, packed, slot, (uint64_t)first_word * word_row, (uint64_t)words * word_row));
+        const uint32_t *word = (const uint32_t *)slot;
+        uint8_t *zero = (uint8_t *)slot + feed->slot_bytes / 2;
         for (int64_t i = 0; i < rows; i++) {
             int64_t at = i * bits / 32, shift = i * bits % 32;
             for (int64_t g = 0; g < groups; g++) {
@@ -211,20 +196,20 @@ static flrq_status load_zeros(const loader *l, const flrq_tensor *packed, const 
                 zero[i * groups + g] = (uint8_t)(pair >> shift & ((1u << bits) - 1));
             }
         }
-        FLRQ_TRY(send(l, codes->zero + row * groups, zero, (size_t)(rows * groups)));
+        FLRQ_TRY(flrq_feed_send(feed, codes->zero + row * groups, zero, (size_t)(rows * groups)));
     }
     return FLRQ_OK;
 }
 
-/** A packed layer into its arrays. The operand's factors are those of `factors`, the adapter. */
-static flrq_status load_packed(const loader *l, const loader *factors, const flrq_linear *linear,
+/** A packed layer into its arrays. */
+static flrq_status load_packed(flrq_feed *feed, const flrq_model *model, const flrq_linear *linear,
                                const flrq_codes *codes, const float *d_l, const float *d_r, int32_t *d_words) {
-    FLRQ_TRY(load_codes(l, linear->packed, codes, d_words));
-    FLRQ_TRY(load_floats(l, linear->scale, 1, codes->scale));
-    if (linear->zero) FLRQ_TRY(load_zeros(l, linear->zero, codes));
+    FLRQ_TRY(load_codes(feed, model->checkpoint, linear->packed, codes, d_words));
+    FLRQ_TRY(load_floats(feed, model->checkpoint, linear->scale, 1, codes->scale));
+    if (linear->zero) FLRQ_TRY(load_zeros(feed, model->checkpoint, linear->zero, codes));
     if (!linear->lora_a) return FLRQ_OK;
-    FLRQ_TRY(load_floats(factors, linear->lora_b, linear->lora_scaling, d_l));
-    return load_floats(factors, linear->lora_a, 1, d_r);
+    FLRQ_TRY(load_floats(feed, model->adapter, linear->lora_b, linear->lora_scaling, d_l));
+    return load_floats(feed, model->adapter, linear->lora_a, 1, d_r);
 }
 
 flrq_status flrq_linear_load_packed(const flrq_model *model, flrq_backend *be, const flrq_linear *linear,
@@ -234,20 +219,19 @@ flrq_status flrq_linear_load_packed(const flrq_model *model, flrq_backend *be, c
     if (bytes < STAGING_BYTES) bytes = STAGING_BYTES;
     flrq_status status = FLRQ_OK;
     void *d_words = NULL;
-    char *staging = malloc(bytes);
-    if (!staging) return flrq_fail_memory(bytes, "staging of a packed layer");
+    flrq_feed feed;
     codes->rows = linear->rows, codes->cols = linear->cols;
     codes->group = scheme->group > 0 && scheme->group < linear->cols ? scheme->group : linear->cols;
     codes->n_groups = (linear->cols + codes->group - 1) / codes->group;
     codes->bits = scheme->bits, codes->symmetric = scheme->symmetric;
     *rank = linear->lora_a ? linear->lora_a->shape[0] : 0;
-    loader l = {model->checkpoint, be, staging, bytes}, factors = {model->adapter, be, staging, bytes};
+    FLRQ_TRY(flrq_feed_new(&feed, be, bytes, 1, 0));
     FLRQ_GOTO(be->alloc(be, &d_words, bytes, "packed words"));
-    FLRQ_GOTO(load_packed(&l, &factors, linear, codes, d_l, d_r, d_words));
-    status = be->sync(be);
+    FLRQ_GOTO(load_packed(&feed, model, linear, codes, d_l, d_r, d_words));
+    status = flrq_feed_wait(&feed);
 out:
     be->release(be, d_words);
-    free(staging);
+    flrq_feed_free(&feed);
     return status;
 }
 
@@ -264,18 +248,15 @@ flrq_status flrq_block_new(flrq_block **out, const flrq_model *model, flrq_backe
     block->index = -1;
     block->staging_bytes = staging_size(model);
     block->memory_bytes = arena_size(model, block->staging_bytes);
-    block->staging = aligned_alloc(ALIGN, block->staging_bytes);
-    if (!block->staging) {
-        status = flrq_fail_memory(block->staging_bytes, "staging of weights");
-        goto fail;
-    }
+    status = flrq_feed_new(&block->feed, be, block->staging_bytes, 1, 0);
+    if (status != FLRQ_OK) goto fail;
     status = be->alloc(be, &block->d_memory, block->memory_bytes, "the weights of one block");
     if (status != FLRQ_OK) goto fail;
     if (model->inv_freq) {
         carver c = {block->d_memory, 0};
         place_block(model, 0, block, &c);
-        loader l = {.be = be};
-        status = send(&l, (float *)block->d_inv_freq, model->inv_freq, (size_t)(model->head_dim / 2) * sizeof(float));
+        status =
+            be->upload(be, (float *)block->d_inv_freq, model->inv_freq, (size_t)(model->head_dim / 2) * sizeof(float));
         if (status != FLRQ_OK) goto fail;
     }
     *out = block;
@@ -285,35 +266,42 @@ fail:
     return status;
 }
 
-flrq_status flrq_block_load(flrq_block *block, const flrq_model *model, flrq_backend *be, int64_t index) {
+flrq_status flrq_block_load_through(flrq_block *block, const flrq_model *model, flrq_feed *feed, int64_t index) {
     block->index = -1; /* until all of it has arrived */
     carver c = {block->d_memory, 0};
     place_block(model, index, block, &c);
-    loader l = {model->checkpoint, be, block->staging, block->staging_bytes};
-    loader factors = {model->adapter, be, block->staging, block->staging_bytes};
     for (int64_t i = model->block_first[index]; i < model->block_first[index + 1]; i++) {
         const flrq_linear *linear = &model->linears[i];
         const flrq_operand *a = &block->linear[linear->slot];
         if (linear->weight) {
-            FLRQ_TRY(load_raw(&l, linear->weight, a->d_dense));
+            FLRQ_TRY(flrq_feed_tensor(feed, model->checkpoint, linear->weight, (void *)a->d_dense));
         } else {
-            FLRQ_TRY(load_packed(&l, &factors, linear, a->codes, a->d_l, a->d_r, block->d_words));
+            if (feed->lane)
+                return flrq_fail(FLRQ_ERR_INTERNAL,
+                                 "tensor %s.weight_packed: loaded beside the ops, but unpacking is one",
+                                 linear->module);
+            FLRQ_TRY(load_packed(feed, model, linear, a->codes, a->d_l, a->d_r, block->d_words));
         }
-        if (linear->bias) FLRQ_TRY(load_floats(&l, linear->bias, 1, block->d_bias[linear->slot]));
+        if (linear->bias) FLRQ_TRY(load_floats(feed, model->checkpoint, linear->bias, 1, block->d_bias[linear->slot]));
     }
     block_vector vectors[BLOCK_VECTORS];
     list_vectors(model, index, block, vectors);
     for (int v = 0; v < BLOCK_VECTORS; v++)
-        if (vectors[v].tensor) FLRQ_TRY(load_floats(&l, vectors[v].tensor, 1, *vectors[v].d_vector));
-    FLRQ_TRY(be->sync(be)); /* unpack may still run */
+        if (vectors[v].tensor)
+            FLRQ_TRY(load_floats(feed, model->checkpoint, vectors[v].tensor, 1, *vectors[v].d_vector));
+    FLRQ_TRY(flrq_feed_wait(feed));
     block->index = index;
     return FLRQ_OK;
+}
+
+flrq_status flrq_block_load(flrq_block *block, const flrq_model *model, int64_t index) {
+    return flrq_block_load_through(block, model, &block->feed, index);
 }
 
 void flrq_block_free(flrq_block *block, flrq_backend *be) {
     if (!block) return;
     be->release(be, block->d_memory);
-    free(block->staging);
+    flrq_feed_free(&block->feed);
     free(block);
 }
 
@@ -350,16 +338,21 @@ size_t flrq_globals_bytes(const flrq_model *model, int parts) {
     return c.used;
 }
 
-static flrq_status fill_globals(const loader *l, const flrq_model *model, const flrq_globals *g) {
+static flrq_status fill_globals(flrq_feed *feed, const flrq_model *model, const flrq_globals *g) {
+    const flrq_checkpoint *from = model->checkpoint;
     const flrq_param *p = model->params;
-    if (g->embedding.rows) FLRQ_TRY(load_raw(l, p[FLRQ_PARAM_EMBEDDING].weight, g->embedding.d_dense));
-    if (g->positions.rows) FLRQ_TRY(load_raw(l, p[FLRQ_PARAM_POSITIONS].weight, g->positions.d_dense));
-    if (g->project_in.rows) FLRQ_TRY(load_raw(l, p[FLRQ_PARAM_PROJECT_IN].weight, g->project_in.d_dense));
-    if (g->project_out.rows) FLRQ_TRY(load_raw(l, p[FLRQ_PARAM_PROJECT_OUT].weight, g->project_out.d_dense));
-    if (g->d_norm) FLRQ_TRY(load_floats(l, p[FLRQ_PARAM_FINAL_NORM].weight, 1, g->d_norm));
-    if (g->d_norm_bias) FLRQ_TRY(load_floats(l, p[FLRQ_PARAM_FINAL_NORM].bias, 1, g->d_norm_bias));
+    if (g->embedding.rows)
+        FLRQ_TRY(flrq_feed_tensor(feed, from, p[FLRQ_PARAM_EMBEDDING].weight, (void *)g->embedding.d_dense));
+    if (g->positions.rows)
+        FLRQ_TRY(flrq_feed_tensor(feed, from, p[FLRQ_PARAM_POSITIONS].weight, (void *)g->positions.d_dense));
+    if (g->project_in.rows)
+        FLRQ_TRY(flrq_feed_tensor(feed, from, p[FLRQ_PARAM_PROJECT_IN].weight, (void *)g->project_in.d_dense));
+    if (g->project_out.rows)
+        FLRQ_TRY(flrq_feed_tensor(feed, from, p[FLRQ_PARAM_PROJECT_OUT].weight, (void *)g->project_out.d_dense));
+    if (g->d_norm) FLRQ_TRY(load_floats(feed, from, p[FLRQ_PARAM_FINAL_NORM].weight, 1, g->d_norm));
+    if (g->d_norm_bias) FLRQ_TRY(load_floats(feed, from, p[FLRQ_PARAM_FINAL_NORM].bias, 1, g->d_norm_bias));
     if (g->head.rows && g->head.d_dense != g->embedding.d_dense)
-        FLRQ_TRY(load_raw(l, head_tensor(model), g->head.d_dense));
+        FLRQ_TRY(flrq_feed_tensor(feed, from, head_tensor(model), (void *)g->head.d_dense));
     return FLRQ_OK;
 }
 
@@ -369,16 +362,15 @@ flrq_status flrq_globals_load(flrq_globals **out, const flrq_model *model, flrq_
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s: family \"%s\" is unknown: it cannot be run", model->dir,
                          model->family_name);
     flrq_status status = FLRQ_OK;
-    loader l = {model->checkpoint, be, aligned_alloc(ALIGN, STAGING_BYTES), STAGING_BYTES};
+    flrq_feed feed = {0};
     flrq_globals *g = calloc(1, sizeof *g);
-    if (!g || !l.staging) {
-        status = flrq_fail_memory(STAGING_BYTES, "staging of weights");
-        goto out;
-    }
+    if (!g) return flrq_fail_memory(sizeof *g, "embedding and head");
+    FLRQ_GOTO(flrq_feed_new(&feed, be, STAGING_BYTES, 1, 0));
     FLRQ_GOTO(be->alloc(be, &g->d_memory, flrq_globals_bytes(model, parts), "embedding and head"));
     carver c = {g->d_memory, 0};
     place_globals(model, parts, g, &c);
-    FLRQ_GOTO(fill_globals(&l, model, g));
+    FLRQ_GOTO(fill_globals(&feed, model, g));
+    FLRQ_GOTO(flrq_feed_wait(&feed));
     if (g->positions.rows) {
         g->position_rows = malloc((size_t)model->max_positions * sizeof *g->position_rows);
         if (!g->position_rows) {
@@ -391,7 +383,7 @@ flrq_status flrq_globals_load(flrq_globals **out, const flrq_model *model, flrq_
     *out = g;
     g = NULL;
 out:
-    free(l.staging);
+    flrq_feed_free(&feed);
     flrq_globals_free(g, be);
     return status;
 }

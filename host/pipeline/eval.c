@@ -41,7 +41,8 @@ typedef struct eval {
 static flrq_status allocate_subject(eval *e, subject *s, int64_t pass) {
     flrq_backend *be = e->be;
     FLRQ_TRY(flrq_block_new(&s->block, s->model, be));
-    FLRQ_TRY(be->alloc(be, &s->d_workspace, flrq_workspace_bytes(s->model, e->ctx), "the forward workspace"));
+    FLRQ_TRY(be->alloc(be, &s->d_workspace, flrq_workspace_bytes(s->model, e->ctx, FLRQ_TOKEN_TILE),
+                       "the forward workspace"));
     size_t tokens = (size_t)(pass * e->ctx);
     FLRQ_TRY(be->alloc(be, (void **)&s->d_x, tokens * (size_t)s->model->hidden * sizeof(float), "activations"));
     return be->alloc(be, (void **)&s->d_logits, (size_t)HEAD_TOKENS * (size_t)s->model->vocab * sizeof(float),
@@ -75,12 +76,12 @@ static flrq_status forward(eval *e, subject *s, int64_t first, int64_t count) {
         char summary[64];
         double begin = flrq_seconds();
         e->reporter->block = b + 1;
-        FLRQ_TRY(flrq_block_load(s->block, s->model, e->be, b));
+        FLRQ_TRY(flrq_block_load(s->block, s->model, b));
         for (int64_t w = 0; w < count; w++) {
             if (flrq_stop_requested()) return flrq_fail(FLRQ_STOPPED, "stopped; eval keeps no state");
             flrq_progress(e->reporter, "eval", w, count);
-            FLRQ_TRY(
-                flrq_forward_block(s->model, e->be, s->block, s->d_x + w * window, e->ctx, s->d_workspace, NULL, NULL));
+            FLRQ_TRY(flrq_forward_block(s->model, e->be, s->block, s->d_x + w * window, e->ctx, FLRQ_TOKEN_TILE,
+                                        s->d_workspace, NULL, NULL));
         }
         snprintf(summary, sizeof summary, "%lld windows of %lld tokens", (long long)count, (long long)e->ctx);
         flrq_block_done(e->reporter, b + 1, flrq_seconds() - begin, summary);

@@ -188,7 +188,7 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
             seen |= (size_t)1 << l->input;
             inputs += (size_t)l->cols * (2 * sizeof(double) + (size_t)c->error_sketch * sizeof(float));
         }
-        plan->workspace_bytes = flrq_workspace_bytes(model, length);
+        plan->workspace_bytes = flrq_workspace_bytes(model, length, FLRQ_TOKEN_TILE);
         if (c->calib) add(plan, "tokenizer and text", text_bytes(c, model), FLRQ_PLAN_TEXT);
         add(plan, "calibration activations", activations, FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS);
         add(plan, "embedding", flrq_globals_bytes(model, FLRQ_GLOBALS_EMBED), FLRQ_PLAN_EMBED);

@@ -212,7 +212,8 @@ static flrq_status calibrate(job *j, int64_t block) {
         memset(j->seen, 0, sizeof j->seen);
         FLRQ_TRY(be->copy(be, j->d_segment, j->d_x + s * segment, (size_t)segment * sizeof(float)));
         FLRQ_TRY(be->normal(be, j->d_projection, key, 0, (uint64_t)(s * plan->length * k), plan->length * k));
-        FLRQ_TRY(flrq_forward_block(j->model, be, j->block, j->d_segment, plan->length, j->d_workspace, observe, j));
+        FLRQ_TRY(flrq_forward_block(j->model, be, j->block, j->d_segment, plan->length, FLRQ_TOKEN_TILE, j->d_workspace,
+                                    observe, j));
     }
     for (int i = 0; i < FLRQ_INPUT_COUNT; i++) {
         input_sums *in = &j->inputs[i];
@@ -401,8 +402,8 @@ static flrq_status advance(job *j, const char *phase) {
     double t = flrq_seconds();
     for (int64_t s = 0; s < j->plan.segments; s++) {
         flrq_progress(j->reporter, phase, s, j->plan.segments);
-        FLRQ_TRY(flrq_forward_block(j->model, j->be, j->block, j->d_x + s * segment, j->plan.length, j->d_workspace,
-                                    NULL, NULL));
+        FLRQ_TRY(flrq_forward_block(j->model, j->be, j->block, j->d_x + s * segment, j->plan.length, FLRQ_TOKEN_TILE,
+                                    j->d_workspace, NULL, NULL));
     }
     j->phases.forward += flrq_seconds() - t;
     return FLRQ_OK;
@@ -438,7 +439,7 @@ static flrq_status replay_block(job *j, int64_t block) {
     if (!shard_path || !factors_path) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
     FLRQ_GOTO(flrq_checkpoint_open(&view.checkpoint, shard_path));
     FLRQ_GOTO(flrq_checkpoint_open(&view.adapter, factors_path));
-    FLRQ_GOTO(flrq_block_load(j->block, j->model, j->be, block));
+    FLRQ_GOTO(flrq_block_load(j->block, j->model, block));
     place_layers(j, block);
     int64_t first = j->model->block_first[block], count = j->model->block_first[block + 1] - first;
     for (int64_t i = 0; i < count; i++) {
@@ -512,7 +513,7 @@ static flrq_status run_block(job *j, int64_t block) {
     FLRQ_TRY(check_copied_finite(j, block));
     if (j->plan.calibrated) {
         flrq_progress(j->reporter, "read", 0, 1);
-        FLRQ_TRY(flrq_block_load(j->block, j->model, j->be, block));
+        FLRQ_TRY(flrq_block_load(j->block, j->model, block));
         for (int64_t i = j->model->block_first[block]; i < j->model->block_first[block + 1]; i++)
             FLRQ_TRY(check_finite(j, &j->model->linears[i], &j->block->linear[j->model->linears[i].slot]));
         double t = flrq_seconds();

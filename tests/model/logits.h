@@ -30,14 +30,14 @@ static inline float *model_logits(const flrq_model *m, flrq_backend *be, const i
     size_t x_bytes = (size_t)(tokens * m->hidden) * sizeof(float);
     size_t logits_bytes = (size_t)(tokens * m->vocab) * sizeof(float);
     float *d_x = backend_memory(be, x_bytes), *d_logits = backend_memory(be, logits_bytes);
-    void *d_work = backend_memory(be, flrq_workspace_bytes(m, tokens));
+    void *d_work = backend_memory(be, flrq_workspace_bytes(m, tokens, FLRQ_TOKEN_TILE));
     MUST(flrq_globals_load(&globals, m, be, FLRQ_GLOBALS_EMBED));
     MUST(flrq_forward_embed(m, be, globals, d_x, ids, tokens));
     flrq_globals_free(globals, be);
     MUST(flrq_block_new(&block, m, be));
     for (int64_t b = 0; b < m->layers; b++) {
-        MUST(flrq_block_load(block, m, be, b));
-        MUST(flrq_forward_block(m, be, block, d_x, tokens, d_work, NULL, NULL));
+        MUST(flrq_block_load(block, m, b));
+        MUST(flrq_forward_block(m, be, block, d_x, tokens, FLRQ_TOKEN_TILE, d_work, NULL, NULL));
     }
     flrq_block_free(block, be);
     MUST(flrq_globals_load(&globals, m, be, FLRQ_GLOBALS_HEAD));

@@ -93,16 +93,16 @@ static void test_observer(void **state) {
     flrq_model *m = model_opens("data/families/qwen3", 0); /* heads * head_dim is 64 */
     flrq_block *block;
     MUST(flrq_block_new(&block, m, be));
-    MUST(flrq_block_load(block, m, be, 1));
+    MUST(flrq_block_load(block, m, 1));
     float *x = malloc(TOKENS * HIDDEN * sizeof *x), *before = malloc(TOKENS * HIDDEN * sizeof *x);
     uint32_t noise = 1;
     for (int i = 0; i < TOKENS * HIDDEN; i++) {
         noise = noise * 1664525 + 1013904223;
         before[i] = x[i] = (float)(int32_t)noise / 2147483648.0f;
     }
-    void *d_work = backend_memory(be, flrq_workspace_bytes(m, TOKENS));
+    void *d_work = backend_memory(be, flrq_workspace_bytes(m, TOKENS, FLRQ_TOKEN_TILE));
     seen s = {.fail_at = -1};
-    MUST(flrq_forward_block(m, be, block, x, TOKENS, d_work, see, &s));
+    MUST(flrq_forward_block(m, be, block, x, TOKENS, FLRQ_TOKEN_TILE, d_work, see, &s));
     static const int64_t calls[] = {1, 1, 2, 2}, cols[] = {32, 64, 32, 48};
     for (int i = 0; i < FLRQ_INPUT_COUNT; i++) {
         assert_int_equal(s.calls[i], calls[i]);
@@ -132,7 +132,7 @@ static void test_observer(void **state) {
 
     for (int i = 0; i < FLRQ_INPUT_COUNT; i++) {
         s.fail_at = i;
-        assert_int_equal(flrq_forward_block(m, be, block, x, TOKENS, d_work, see, &s), FLRQ_STOPPED);
+        assert_int_equal(flrq_forward_block(m, be, block, x, TOKENS, FLRQ_TOKEN_TILE, d_work, see, &s), FLRQ_STOPPED);
     }
     for (int i = 0; i < FLRQ_INPUT_COUNT; i++) free(s.data[i]);
     free(x);
@@ -180,7 +180,7 @@ static void test_memory(void **state) {
         MUST(flrq_block_new(&block, m, be));
         assert_int_equal(block->memory_bytes + block->staging_bytes, flrq_block_bytes(m));
         assert_int_equal(block->index, -1);
-        MUST(flrq_block_load(block, m, be, m->layers - 1));
+        MUST(flrq_block_load(block, m, m->layers - 1));
         assert_int_equal(block->index, m->layers - 1);
         for (int s = 0; s < FLRQ_SLOT_COUNT; s++) {
             const flrq_operand *a = &block->linear[s];
@@ -190,12 +190,12 @@ static void test_memory(void **state) {
             assert_true((uintptr_t)begin % 64 == 0);
         }
         for (int l = 0; l < 3; l++) {
-            size_t bytes = flrq_workspace_bytes(m, lengths[l]);
+            size_t bytes = flrq_workspace_bytes(m, lengths[l], FLRQ_TOKEN_TILE);
             unsigned char *d_work = backend_memory(be, bytes + GUARD);
             float *d_x = backend_memory(be, (size_t)(lengths[l] * m->hidden) * sizeof(float));
             for (int64_t j = 0; j < lengths[l] * m->hidden; j++) d_x[j] = (float)(j % 7) - 3;
             memset(d_work, 0xa5, bytes + GUARD);
-            MUST(flrq_forward_block(m, be, block, d_x, lengths[l], d_work, NULL, NULL));
+            MUST(flrq_forward_block(m, be, block, d_x, lengths[l], FLRQ_TOKEN_TILE, d_work, NULL, NULL));
             for (int g = 0; g < GUARD; g++) assert_int_equal(d_work[bytes + g], 0xa5);
             for (int64_t j = 0; j < lengths[l] * m->hidden; j++) assert_true(isfinite(d_x[j]));
             be->release(be, d_work);
@@ -256,10 +256,10 @@ static void test_failures(void **state) {
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     m = model_opens(dir, 0);
     MUST(flrq_block_new(&block, m, be));
-    assert_int_equal(flrq_forward_block(m, be, block, NULL, 1, NULL, NULL, NULL), FLRQ_ERR_INTERNAL);
-    MUST(flrq_block_load(block, m, be, 0));
+    assert_int_equal(flrq_forward_block(m, be, block, NULL, 1, FLRQ_TOKEN_TILE, NULL, NULL, NULL), FLRQ_ERR_INTERNAL);
+    MUST(flrq_block_load(block, m, 0));
     assert_int_equal(truncate(path, 8192), 0); /* the file shrinks under the reader */
-    assert_int_equal(flrq_block_load(block, m, be, 1), FLRQ_ERR_IO);
+    assert_int_equal(flrq_block_load(block, m, 1), FLRQ_ERR_IO);
     assert_non_null(strstr(flrq_last_error(), path));
     assert_int_equal(block->index, -1);
     assert_int_equal(flrq_globals_load(&g, m, be, FLRQ_GLOBALS_EMBED | FLRQ_GLOBALS_HEAD), FLRQ_ERR_IO);
@@ -270,7 +270,7 @@ static void test_failures(void **state) {
     json_object_set_new(f->config, "model_type", json_string("strange"));
     m = model_opens(folder_write(f), FLRQ_MODEL_ALLOW_UNKNOWN);
     assert_int_equal(flrq_block_bytes(m), 0);
-    assert_int_equal(flrq_workspace_bytes(m, 10), 0);
+    assert_int_equal(flrq_workspace_bytes(m, 10, FLRQ_TOKEN_TILE), 0);
     assert_int_equal(flrq_globals_bytes(m, FLRQ_GLOBALS_HEAD), 0);
     assert_int_equal(flrq_block_new(&block, m, be), FLRQ_ERR_UNSUPPORTED);
     assert_null(block);

@@ -79,7 +79,7 @@ static flrq_status open_and_load(const char *dir, int flags) {
     if (status == FLRQ_OK && model->family) {
         status = flrq_backend_open(&be, "cpu-ref", 1);
         if (status == FLRQ_OK) status = flrq_block_new(&block, model, be);
-        if (status == FLRQ_OK) status = flrq_block_load(block, model, be, 1);
+        if (status == FLRQ_OK) status = flrq_block_load(block, model, 1);
         if (status == FLRQ_OK) status = flrq_globals_load(&globals, model, be, FLRQ_GLOBALS_EMBED | FLRQ_GLOBALS_HEAD);
         if (be) {
             flrq_block_free(block, be);
@@ -129,13 +129,13 @@ static void test_no_allocation(void **state) {
         flrq_model *m = model_opens(dirs[i], 0);
         MUST(flrq_block_new(&block, m, be));
         float *d_x = backend_memory(be, (size_t)(20 * m->hidden) * sizeof(float));
-        void *d_work = backend_memory(be, flrq_workspace_bytes(m, 20));
+        void *d_work = backend_memory(be, flrq_workspace_bytes(m, 20, FLRQ_TOKEN_TILE));
         MUST(be->zero(be, d_x, (size_t)(20 * m->hidden) * sizeof(float)));
         long calls = 0;
         for (int64_t b = 0; b < m->layers; b++) {
             if (b == 1) calls = allocator.calls;
-            MUST(flrq_block_load(block, m, be, b));
-            MUST(flrq_forward_block(m, be, block, d_x, 20, d_work, NULL, NULL));
+            MUST(flrq_block_load(block, m, b));
+            MUST(flrq_forward_block(m, be, block, d_x, 20, FLRQ_TOKEN_TILE, d_work, NULL, NULL));
         }
         assert_int_equal(allocator.calls - calls, 0);
         be->release(be, d_x);

@@ -43,16 +43,17 @@ static void test_tinylm(void **state) {
     int64_t windows = (count - 1) / WINDOW, tokens = windows * WINDOW;
     float *d_x = backend_memory(be, (size_t)(tokens * m->hidden) * sizeof(float));
     float *d_logits = backend_memory(be, (size_t)(WINDOW * m->vocab) * sizeof(float));
-    void *d_work = backend_memory(be, flrq_workspace_bytes(m, WINDOW));
+    void *d_work = backend_memory(be, flrq_workspace_bytes(m, WINDOW, FLRQ_TOKEN_TILE));
     flrq_globals *globals;
     flrq_block *block;
     MUST(flrq_globals_load(&globals, m, be, FLRQ_GLOBALS_EMBED | FLRQ_GLOBALS_HEAD));
     MUST(flrq_block_new(&block, m, be));
     MUST(flrq_forward_embed(m, be, globals, d_x, ids, tokens));
     for (int64_t b = 0; b < m->layers; b++) {
-        MUST(flrq_block_load(block, m, be, b));
+        MUST(flrq_block_load(block, m, b));
         for (int64_t w = 0; w < windows; w++)
-            MUST(flrq_forward_block(m, be, block, d_x + w * WINDOW * m->hidden, WINDOW, d_work, NULL, NULL));
+            MUST(flrq_forward_block(m, be, block, d_x + w * WINDOW * m->hidden, WINDOW, FLRQ_TOKEN_TILE, d_work, NULL,
+                                    NULL));
     }
     double sum = 0, nll[WINDOW];
     for (int64_t w = 0; w < windows; w++) {

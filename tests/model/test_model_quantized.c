@@ -140,7 +140,7 @@ static void test_large_layers(void **state) {
     flrq_model *m = model_opens(folder_write(f), 0);
     flrq_block *block;
     MUST(flrq_block_new(&block, m, be));
-    MUST(flrq_block_load(block, m, be, 0));
+    MUST(flrq_block_load(block, m, 0));
     assert_non_null(block->linear[FLRQ_SLOT_Q].d_dense);
     static const int slots[] = {FLRQ_SLOT_UP, FLRQ_SLOT_GATE, FLRQ_SLOT_DOWN};
     for (int i = 0; i < 3; i++) {

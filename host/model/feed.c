@@ -1,0 +1,60 @@
+/* feed.c - pieces of weights on their way from files to the backend. */
+#include "model/feed.h"
+
+#include <string.h>
+
+flrq_status flrq_feed_new(flrq_feed *feed, flrq_backend *be, size_t slot_bytes, int slots, int beside) {
+    memset(feed, 0, sizeof *feed);
+    feed->be = be, feed->slot_bytes = slot_bytes, feed->slots = slots;
+    flrq_status status = FLRQ_OK;
+    for (int i = 0; i < slots; i++)
+        FLRQ_GOTO(be->host_alloc(be, (void **)&feed->slot[i], slot_bytes, "weights on their way to the device"));
+    if (beside) status = be->lane_open(be, &feed->lane);
+out:
+    if (status != FLRQ_OK) flrq_feed_free(feed);
+    return status;
+}
+
+void flrq_feed_free(flrq_feed *feed) {
+    if (!feed->be) return;
+    if (feed->lane) feed->be->lane_close(feed->lane);
+    for (int i = 0; i < feed->slots; i++) feed->be->host_release(feed->be, feed->slot[i]);
+    memset(feed, 0, sizeof *feed);
+}
+
+flrq_status flrq_feed_take(flrq_feed *feed, char **slot) {
+    int i = feed->next % feed->slots;
+    feed->next = i + 1;
+    *slot = feed->slot[i];
+    if (!feed->ticket[i]) return FLRQ_OK;
+    FLRQ_TRY(feed->be->lane_wait(feed->lane, feed->ticket[i]));
+    feed->ticket[i] = 0;
+    return FLRQ_OK;
+}
+
+flrq_status flrq_feed_send(flrq_feed *feed, void *d_to, const void *from, size_t bytes) {
+    if (!feed->lane) return feed->be->upload(feed->be, d_to, from, bytes);
+    return feed->be->lane_upload(feed->lane, d_to, from, bytes, &feed->ticket[feed->next - 1]);
+}
+
+flrq_status flrq_feed_wait(flrq_feed *feed) {
+    if (!feed->lane) return feed->be->sync(feed->be);
+    FLRQ_TRY(feed->be->lane_wait(feed->lane, 0));
+    memset(feed->ticket, 0, sizeof feed->ticket);
+    return FLRQ_OK;
+}
+
+flrq_status flrq_feed_tensor(flrq_feed *feed, const flrq_checkpoint *checkpoint, const flrq_tensor *tensor,
+                             void *d_to) {
+    for (uint64_t at = 0; at < tensor->bytes; at += feed->slot_bytes) {
+        size_t bytes = tensor->bytes - at < feed->slot_bytes ? (size_t)(tensor->bytes - at) : feed->slot_bytes;
+        char *slot;
+        flrq_status status = flrq_feed_take(feed, &slot);
+        if (status == FLRQ_OK) {
+            FLRQ_TRY(flrq_checkpoint_read(checkpoint, tensor, slot, at, bytes)); /* names the tensor itself */
+            status = flrq_feed_send(feed, (char *)d_to + at, slot, bytes);
+        }
+        if (status != FLRQ_OK) return flrq_trace(status, "tensor %s", tensor->name);
+    }
+    return FLRQ_OK;
+}
