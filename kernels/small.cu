@@ -1,0 +1,145 @@
+/* small.cu - what the small dense ops need beside cuBLAS and cuSOLVER: the Gram matrix in double, reordering,
+ * transposes and the search for NaN.
+ *
+ * The Gram matrix decides the accuracy of the Cholesky QR, so products of fp32 are exact and sums are in double: chunk
+ * by chunk, rows in order. Floors: gram reads y once per 32 columns of the result (from L2) and takes m b (b + 1) / 2
+ * fp64 multiply-adds, 8 us for 4096 x 136 at 14e12 a second; the rest is b x b.
+ */
+#include "device.cuh"
+#include "matrix_kernels.h"
+
+enum {
+    THREADS = 256,
+    CHUNK = 512, /* FLRQ_CHUNK_ROWS */
+    SQUARE = 32, /* of the result, one block's share; a thread has 2 x 2 of it */
+    STEP = 32    /* rows staged at a time */
+};
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* ---- gram -------------------------------------------------------------------------------------------------------- */
+
+__device__ static void stage_columns(float tile[STEP][SQUARE], const float *y, int64_t row0, int64_t rows, int64_t col0,
+                                     int64_t b) {
+    for (int at = (int)threadIdx.x; at < STEP * SQUARE; at += THREADS) {
+        int i = at / SQUARE, j = at % SQUARE;
+        tile[i][j] = i < rows && col0 + j < b ? y[(row0 + i) * b + col0 + j] : 0.0f;
+    }
+}
+
+/* Block (chunk, squares of the upper triangle); writes both mirror images. */
+__global__ void __launch_bounds__(THREADS) gram_kernel(double *parts, const float *y, int64_t m, int64_t b, int pairs) {
+    __shared__ float left[STEP][SQUARE], right[STEP][SQUARE];
+    int64_t chunk = (int64_t)blockIdx.x / pairs;
+    int pair = (int)(blockIdx.x % pairs), side = 0;
+    while ((side + 1) * (side + 2) / 2 <= pair) side++; /* column of squares `side` has side + 1 of them */
+    int64_t col_i = (int64_t)(pair - side * (side + 1) / 2) * SQUARE, col_j = (int64_t)side * SQUARE;
+    int i = (int)threadIdx.x / 16 * 2, j = (int)threadIdx.x % 16 * 2;
+    double sum[2][2] = {};
+    for (int64_t row0 = chunk * CHUNK; row0 < (chunk + 1) * CHUNK && row0 < m; row0 += STEP) {
+        int64_t rows = m - row0 < STEP ? m - row0 : (int64_t)STEP;
+        stage_columns(left, y, row0, rows, col_i, b);
+        stage_columns(right, y, row0, rows, col_j, b);
+        __syncthreads();
+        for (int k = 0; k < STEP; k++)
+            for (int p = 0; p < 2; p++)
+                for (int q = 0; q < 2; q++) sum[p][q] = fma((double)left[k][i + p], (double)right[k][j + q], sum[p][q]);
+        __syncthreads();
+    }
+    double *part = parts + chunk * b * b;
+    for (int p = 0; p < 2; p++)
+        for (int q = 0; q < 2; q++) {
+            int64_t row = col_i + i + p, col = col_j + j + q;
+            if (row >= b || col >= b || row > col) continue; /* squares on the diagonal hold both halves */
+            part[row * b + col] = part[col * b + row] = sum[p][q];
+        }
+}
+
+cudaError_t flrq_launch_gram(double *parts, const float *y, int64_t m, int64_t b, cudaStream_t stream) {
+    int side = (int)ceil_div(b, SQUARE), pairs = side * (side + 1) / 2;
+    FLRQ_LAUNCH(gram_kernel, (unsigned)(ceil_div(m, CHUNK) * pairs), THREADS, 0, stream, parts, y, m, b, pairs);
+    return cudaGetLastError();
+}
+
+/* ---- reordering -------------------------------------------------------------------------------------------------- */
+
+__global__ void __launch_bounds__(THREADS) upper_kernel(double *a, int64_t b) {
+    int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (at < b * b && at / b > at % b) a[at] = 0.0;
+}
+
+cudaError_t flrq_launch_upper(double *a, int64_t b, cudaStream_t stream) {
+    FLRQ_LAUNCH(upper_kernel, (unsigned)ceil_div(b * b, THREADS), THREADS, 0, stream, a, b);
+    return cudaGetLastError();
+}
+
+__global__ void __launch_bounds__(THREADS) to_f32_kernel(float *out, const double *in, int64_t count) {
+    int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (at < count) out[at] = (float)in[at];
+}
+
+cudaError_t flrq_launch_to_f32(float *out, const double *in, int64_t count, cudaStream_t stream) {
+    FLRQ_LAUNCH(to_f32_kernel, (unsigned)ceil_div(count, THREADS), THREADS, 0, stream, out, in, count);
+    return cudaGetLastError();
+}
+
+__global__ void __launch_bounds__(THREADS)
+    descending_kernel(double *a, double *values, const double *v, const double *ascending, int64_t b) {
+    int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (at < b * b) a[at] = v[(b - 1 - at % b) * b + at / b];
+    if (at < b) values[at] = ascending[b - 1 - at];
+}
+
+cudaError_t flrq_launch_descending(double *a, double *values, const double *v, const double *ascending, int64_t b,
+                                   cudaStream_t stream) {
+    FLRQ_LAUNCH(descending_kernel, (unsigned)ceil_div(b * b, THREADS), THREADS, 0, stream, a, values, v, ascending, b);
+    return cudaGetLastError();
+}
+
+/* 32 x 32 elements through shared memory, padded against bank conflicts: both sides coalesced. */
+__global__ void __launch_bounds__(THREADS)
+    transpose_kernel(float *out, const float *in, int64_t rows, int64_t cols, int64_t ld, int64_t col_tiles) {
+    __shared__ float tile[32][33];
+    int64_t row0 = (int64_t)blockIdx.x / col_tiles * 32, col0 = (int64_t)blockIdx.x % col_tiles * 32;
+    int x = (int)threadIdx.x % 32, y = (int)threadIdx.x / 32;
+    for (int i = y; i < 32; i += THREADS / 32)
+        if (row0 + i < rows && col0 + x < cols) tile[i][x] = in[(row0 + i) * ld + col0 + x];
+    __syncthreads();
+    for (int i = y; i < 32; i += THREADS / 32)
+        if (col0 + i < cols && row0 + x < rows) out[(col0 + i) * rows + row0 + x] = tile[x][i];
+}
+
+cudaError_t flrq_launch_transpose(float *out, const float *in, int64_t rows, int64_t cols, int64_t ld,
+                                  cudaStream_t stream) {
+    int64_t col_tiles = ceil_div(cols, 32);
+    FLRQ_LAUNCH(transpose_kernel, (unsigned)(ceil_div(rows, 32) * col_tiles), THREADS, 0, stream, out, in, rows, cols,
+                ld, col_tiles);
+    return cudaGetLastError();
+}
+
+/* ---- non-finite elements ----------------------------------------------------------------------------------------- */
+
+template <class T>
+__global__ void __launch_bounds__(THREADS)
+    first_nonfinite_kernel(unsigned long long *result, const T *x, int64_t count) {
+    int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (at < count && !isfinite(x[at])) atomicMin(result, (unsigned long long)at);
+}
+
+template <class T>
+static cudaError_t first_nonfinite(unsigned long long *result, const T *x, int64_t count, cudaStream_t stream) {
+    FLRQ_LAUNCH((first_nonfinite_kernel<T>), (unsigned)ceil_div(count, THREADS), THREADS, 0, stream, result, x, count);
+    return cudaGetLastError();
+}
+
+cudaError_t flrq_launch_first_nonfinite_f32(unsigned long long *result, const float *x, int64_t count,
+                                            cudaStream_t stream) {
+    return first_nonfinite(result, x, count, stream);
+}
+
+cudaError_t flrq_launch_first_nonfinite_f64(unsigned long long *result, const double *x, int64_t count,
+                                            cudaStream_t stream) {
+    return first_nonfinite(result, x, count, stream);
+}
