@@ -92,8 +92,8 @@ extern const op_table ops_matrix, ops_small, ops_quant, ops_forward;
 /** Relative error, in the Frobenius norm, that FAST precision adds to a sum of terms of random sign; 0 unless the case
  *  has OP_FAST. A rounding to bf16 is uniform within at most 2^-8 of the value, 2^-8 / sqrt(3) in the mean square, and
  *  the independent errors of the `roundings` factors of a term add in quadrature: 2^-8 sqrt(roundings / 3), 1.5 times
- *  what significands spread evenly in their logarithm give. TF32, also where the matrix unit truncates (2^-10 towards
- *  zero for each factor), is below that. */
+ *  what significands spread evenly in their logarithm give (a bound for a norm over many elements, not for one). TF32,
+ * also where the matrix unit truncates (2^-10 towards zero for each factor), is below that. */
 double op_fast_error(const op_case *c, double roundings);
 
 /* ---- for run functions; the pointers returned are memory of the backend ------------------------------------------ */

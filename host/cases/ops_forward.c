@@ -4,7 +4,8 @@
  * derives its own. Two kinds: a bound that holds for any input (elementwise ops, norms, rope), and for products of
  * random matrices the expected growth of rounding errors: a sum of n terms taken one by one has an error of about
  * eps/sqrt(3) * sqrt(sum of the squared partial sums), for terms of random sign 0.41 eps sqrt(n) next to the result;
- * sqrt(n) eps leaves a factor of two, and an error of one element in a thousand still exceeds it.
+ * sqrt(n) eps leaves a factor of two, and an error of one element in a thousand still exceeds it. In FAST precision the
+ * factors of every product are rounded to bf16 besides (op_fast_error()).
  */
 #include "cases/opcase.h"
 
@@ -26,6 +27,8 @@ static void run_linear(op_run *r, const op_case *c) {
     /* sqrt(n) for x D^T and x R^T (they add in quadrature), sqrt(rank) for the product with L^T, 8 for bias, conversion
      * of codes, column scale and the sum of the parts. */
     double tolerance = (sqrt((double)m->cols) + sqrt((double)m->rank) + 8) * OP_EPS32;
+    /* x and the weight; for the low rank x, R, x R^T and L. */
+    tolerance += op_fast_error(c, m->rank ? 4 : 2);
     float *y = op_out(r, "y", OP_F32, tokens * m->rows, OP_NORM, tolerance);
     op_cost(r, op_operand_bytes(m) + 4.0 * (double)tokens * (double)(m->rows + m->cols),
             2.0 * (double)tokens *
@@ -128,6 +131,9 @@ static void run_attention(op_run *r, const op_case *c) {
      * loses as many eps; an error of a score is a relative error of its weight. Then exp, the sums of the weights and
      * of weight * v (sqrt(tokens)), factors and the division. */
     double tolerance = (spread * (sqrt(dim) + 1 + 8) + EXP_EPS + sqrt(tokens) + 8) * OP_EPS32;
+    /* Roundings of q and k move a score by the error of one product times its size, a relative error of the weight;
+     * then the weight and v are rounded. */
+    tolerance += op_fast_error(c, 2 * spread * spread + 2);
     float *out = op_out(r, "out", OP_F32, shape.tokens * shape.heads * shape.head_dim, OP_NORM, tolerance);
     double keys = shape.window && shape.window < shape.tokens ? (double)shape.window : (tokens + 1) / 2;
     op_cost(r, 4.0 * tokens * dim * (double)(2 * shape.heads + 2 * shape.kv_heads),
@@ -259,9 +265,40 @@ static const op_case cases[] = {
      MATRIX(140, 140, "BF16", .bits = 8, .group = 20, .codes_sign = -1, .rank = 8, .lr_sign = -1)},
     {"linear", "lr 5 alone 140x1500", {131, 1}, run_linear, OP_TEST, MATRIX(140, 1500, .rank = 5)},
     {"linear", "no part at all, bias", {7, 1}, run_linear, OP_TEST, MATRIX(9, 6)},
+    {"linear", "f32 65x17, 1 token, fast", {1}, run_linear, OP_FAST, MATRIX(65, 17, "F32")},
+    {"linear", "bf16 129x1025, 511 tokens, bias, fast", {511, 1}, run_linear, OP_FAST, MATRIX(129, 1025, "BF16")},
+    {"linear", "bf16 256x512, 128 tokens, fast", {128}, run_linear, OP_FAST, MATRIX(256, 512, "BF16")},
+    {"linear", "f16 127x1023, 33 tokens, fast", {33}, run_linear, OP_FAST, MATRIX(127, 1023, "F16")},
+    {"linear", "f32 257x70 ld 75, 512 tokens, fast", {512, 0}, run_linear, OP_FAST, MATRIX(257, 70, "F32", 5)},
+    {"linear", "f32 70x2049 column scale, fast", {33, 1}, run_linear, OP_FAST, MATRIX(70, 2049, "F32", .col_scale = 1)},
+    {"linear",
+     "codes 4/128 + lr 17, 200x300, fast",
+     {129, 1},
+     run_linear,
+     OP_FAST,
+     MATRIX(200, 300, .bits = 4, .group = 128, .rank = 17)},
     {"linear", "bf16 4096x4096, 2048 tokens", {2048}, run_linear, OP_BENCH, MATRIX(4096, 4096, "BF16")},
     {"linear", "bf16 4096x4096, 1 token", {1}, run_linear, OP_BENCH, MATRIX(4096, 4096, "BF16")},
     {"linear", "f32 4096x4096, 2048 tokens", {2048}, run_linear, OP_BENCH, MATRIX(4096, 4096, "F32")},
+    {"linear", "bf16 4096x4096, 2048 tokens, fast", {2048}, run_linear, OP_BENCH | OP_FAST, MATRIX(4096, 4096, "BF16")},
+    {"linear",
+     "bf16 11008x4096, 2048 tokens, fast",
+     {2048},
+     run_linear,
+     OP_BENCH | OP_FAST,
+     MATRIX(11008, 4096, "BF16")},
+    {"linear",
+     "bf16 4096x11008, 2048 tokens, fast",
+     {2048},
+     run_linear,
+     OP_BENCH | OP_FAST,
+     MATRIX(4096, 11008, "BF16")},
+    {"linear",
+     "codes 4/128 + lr 64, 11008x4096, 2048 tokens, fast",
+     {2048},
+     run_linear,
+     OP_BENCH | OP_FAST,
+     MATRIX(11008, 4096, .bits = 4, .group = 128, .rank = 64)},
     {"linear",
      "codes 4/128 + lr 64, 4096x4096, 2048 tokens",
      {2048},
@@ -305,7 +342,16 @@ static const op_case cases[] = {
     {"attention", "1100 tokens, window 700", {1100, 1, 1, 80, 700, 1}, run_attention},
     {"attention", "200 tokens, window 200", {200, 2, 1, 64, 200, 1}, run_attention},
     {"attention", "200 tokens, window 199", {200, 2, 1, 64, 199, 1}, run_attention},
+    {"attention", "1 token, fast", {1, 1, 1, 16, 0, 1}, run_attention, OP_FAST},
+    {"attention", "129 tokens, dim 128, kv 1 of 2, fast", {129, 2, 1, 128, 0, 1}, run_attention, OP_FAST},
+    {"attention", "481 tokens, dim 20, fast", {481, 2, 2, 20, 0, 1}, run_attention, OP_FAST},
+    {"attention", "300 tokens, dim 64, scores of 4, fast", {300, 2, 2, 64, 0, 4}, run_attention, OP_FAST},
+    {"attention", "300 tokens, window 7, fast", {300, 2, 1, 64, 7, 1}, run_attention, OP_FAST},
+    {"attention", "641 tokens, dim 128, window 480, fast", {641, 1, 1, 128, 480, 1}, run_attention, OP_FAST},
+    {"attention", "513 tokens, dim 256, kv 1 of 2, fast", {513, 2, 1, 256, 0, 1}, run_attention, OP_FAST},
     {"attention", "2048 tokens, 32 x 128", {2048, 32, 32, 128, 0, 1}, run_attention, OP_BENCH},
+    {"attention", "2048 tokens, 32 x 128, fast", {2048, 32, 32, 128, 0, 1}, run_attention, OP_BENCH | OP_FAST},
+    {"attention", "2048 tokens, 64 over 8 x 128, fast", {2048, 64, 8, 128, 0, 1}, run_attention, OP_BENCH | OP_FAST},
     {"attention", "2048 tokens, 32 over 8 x 128", {2048, 32, 8, 128, 0, 1}, run_attention, OP_BENCH},
     {"attention", "4096 tokens, 32 over 8 x 128, window 1024", {4096, 32, 8, 128, 1024, 1}, run_attention, OP_BENCH},
 

@@ -4,6 +4,8 @@
  * rounded with a uniform relative error of at most eps: the errors add up to eps K / sqrt(6) against a result of
  * sqrt(K), that is sqrt(K / 6) eps. sqrt(K) eps (at least 4 eps, for the last roundings) is thus 2.4 times what the
  * worst order of summation gives in the Frobenius norm, and a single lost term, 1 / sqrt(K m b), is far beyond it.
+ * In FAST precision two factors of every term are rounded besides (op_fast_error()), four where the low-rank part goes
+ * through its factors: L, R, x and the product of two of them.
  */
 #include "cases/opcase.h"
 
@@ -45,7 +47,8 @@ static void run_mul(op_run *r, const op_case *c) {
     int64_t b = c->d[0];
     flrq_operand a = op_operand(r, m);
     float *x = op_normal(r, "x", m->cols * b, 1);
-    float *y = op_out(r, "y", OP_F32, m->rows * b, OP_NORM, product_tolerance((double)(m->cols + m->rank)));
+    float *y = op_out(r, "y", OP_F32, m->rows * b, OP_NORM,
+                      product_tolerance((double)(m->cols + m->rank)) + op_fast_error(c, m->rank ? 4 : 2));
     op_cost(r, op_operand_bytes(m) + 4.0 * (double)((m->rows + m->cols) * b),
             2 * elements(m) * (double)b + 2.0 * (double)(m->rank * (m->rows + m->cols) * b));
     OP_CALL(r, mul, y, &a, x, b);
@@ -56,7 +59,8 @@ static void run_mul_t(op_run *r, const op_case *c) {
     int64_t b = c->d[0];
     flrq_operand a = op_operand(r, m);
     float *q = op_normal(r, "q", m->rows * b, 1);
-    float *z = op_out(r, "z", OP_F32, m->cols * b, OP_NORM, product_tolerance((double)(m->rows + m->rank)));
+    float *z = op_out(r, "z", OP_F32, m->cols * b, OP_NORM,
+                      product_tolerance((double)(m->rows + m->rank)) + op_fast_error(c, m->rank ? 4 : 2));
     op_cost(r, op_operand_bytes(m) + 4.0 * (double)((m->rows + m->cols) * b),
             2 * elements(m) * (double)b + 2.0 * (double)(m->rank * (m->rows + m->cols) * b));
     OP_CALL(r, mul_t, z, &a, q, b);
@@ -173,6 +177,16 @@ static const op_matrix big_all = {.rows = 4096,
                                   .lr_sign = -1,
                                   .col_scale = 1};
 
+/* Layers of a 7B model as quantize meets them: W, the target of the first fit, the residual that is quantized. These do
+ * not fit into a cache; the last is of a 70B model. */
+static const op_matrix up_bf16 = {.rows = 11008, .cols = 4096, .dense = "BF16"};
+static const op_matrix down_bf16 = {.rows = 4096, .cols = 11008, .dense = "BF16"};
+static const op_matrix up_scaled = {.rows = 11008, .cols = 4096, .dense = "BF16", .col_scale = 1};
+static const op_matrix up_residual = {.rows = 11008, .cols = 4096, .dense = "BF16", .rank = 64, .lr_sign = -1};
+static const op_matrix up_target = {
+    .rows = 11008, .cols = 4096, .dense = "BF16", .bits = 4, .group = 128, .codes_sign = -1, .col_scale = 1};
+static const op_matrix huge_bf16 = {.rows = 28672, .cols = 8192, .dense = "BF16"};
+
 static const op_case cases[] = {
     {"normal", "n=1", {1, 0}, run_normal},
     {"normal", "n=4099 index0=2^33+3", {4099, (1LL << 33) + 3}, run_normal},
@@ -228,6 +242,20 @@ static const op_case cases[] = {
     {"mul_t", "f32 2600x70 b=300", {300}, run_mul_t, OP_TEST, &tall},
     {"mul_t", "f32 5x7 b=0", {0}, run_mul_t, OP_TEST, F32(5, 7)},
 
+    {"mul", "f32 33x17 b=4 fast", {4}, run_mul, OP_FAST, F32(33, 17)},
+    {"mul", "f32 129x1025 b=1 fast", {1}, run_mul, OP_FAST, F32(129, 1025)},
+    {"mul", "f32 643x1049 b=40 fast", {40}, run_mul, OP_FAST, &edge_f32},
+    {"mul", "bf16 scaled 643x1049 b=3 fast", {3}, run_mul, OP_FAST, &edge_scaled},
+    {"mul", "bf16 3x5000 b=300 fast", {300}, run_mul, OP_FAST, &wide},
+    {"mul", "target 530x1100 b=40 fast", {40}, run_mul, OP_FAST, &target},
+    {"mul", "everything 643x1049 b=17 fast", {17}, run_mul, OP_FAST, &everything},
+    {"mul_t", "f32 513x2049 b=1 fast", {1}, run_mul_t, OP_FAST, F32(513, 2049)},
+    {"mul_t", "f32 643x1049 b=40 fast", {40}, run_mul_t, OP_FAST, &edge_f32},
+    {"mul_t", "bf16 scaled 643x1049 b=3 fast", {3}, run_mul_t, OP_FAST, &edge_scaled},
+    {"mul_t", "f32 2600x70 b=300 fast", {300}, run_mul_t, OP_FAST, &tall},
+    {"mul_t", "target 530x1100 b=40 fast", {40}, run_mul_t, OP_FAST, &target},
+    {"mul_t", "everything 643x1049 b=17 fast", {17}, run_mul_t, OP_FAST, &everything},
+
     {"sum_squares", "f32 1x1", {0}, run_sum_squares, OP_TEST, F32(1, 1)},
     {"sum_squares", "f32 643x1049", {0}, run_sum_squares, OP_TEST, &edge_f32},
     {"sum_squares", "f32 2600x70", {0}, run_sum_squares, OP_TEST, &tall},
@@ -274,6 +302,24 @@ static const op_case cases[] = {
     {"amax_curve", "f32 4096x4096 b=136", {136}, run_amax_curve, OP_BENCH, &big_f32},
     {"amax_curve", "target 4096x4096 b=40", {40}, run_amax_curve, OP_BENCH, &big_target},
     {"count_nonfinite", "f32 4096x4096", {0, 0, 0}, run_count_nonfinite, OP_BENCH, &big_f32},
+
+    {"materialize", "bf16 11008x4096", {0}, run_materialize, OP_BENCH, &up_bf16},
+    {"mul", "bf16 scaled 11008x4096 b=136", {136}, run_mul, OP_BENCH, &up_scaled},
+    {"mul", "bf16 scaled 11008x4096 b=136 fast", {136}, run_mul, OP_BENCH | OP_FAST, &up_scaled},
+    {"mul", "bf16 4096x11008 b=136 fast", {136}, run_mul, OP_BENCH | OP_FAST, &down_bf16},
+    {"mul", "target 11008x4096 b=136 fast", {136}, run_mul, OP_BENCH | OP_FAST, &up_target},
+    {"mul", "bf16 11008x4096 b=1", {1}, run_mul, OP_BENCH, &up_bf16},
+    {"mul_t", "bf16 scaled 11008x4096 b=136", {136}, run_mul_t, OP_BENCH, &up_scaled},
+    {"mul_t", "bf16 scaled 11008x4096 b=136 fast", {136}, run_mul_t, OP_BENCH | OP_FAST, &up_scaled},
+    {"mul_t", "target 11008x4096 b=136 fast", {136}, run_mul_t, OP_BENCH | OP_FAST, &up_target},
+    {"mul_t", "bf16 11008x4096 b=1", {1}, run_mul_t, OP_BENCH, &up_bf16},
+    {"sum_squares", "bf16 11008x4096", {0}, run_sum_squares, OP_BENCH, &up_bf16},
+    {"sum_squares_mul", "bf16 - lr 11008x4096 k=256", {256}, run_sum_squares_mul, OP_BENCH, &up_residual},
+    {"amax_curve", "bf16 11008x4096 b=136", {136}, run_amax_curve, OP_BENCH, &up_bf16},
+    {"mul", "bf16 28672x8192 b=136 fast", {136}, run_mul, OP_BENCH | OP_LARGE | OP_FAST, &huge_bf16},
+    {"mul_t", "bf16 28672x8192 b=136 fast", {136}, run_mul_t, OP_BENCH | OP_LARGE | OP_FAST, &huge_bf16},
+    {"sum_squares", "bf16 28672x8192", {0}, run_sum_squares, OP_BENCH | OP_LARGE, &huge_bf16},
+    {"amax_curve", "bf16 28672x8192 b=136", {136}, run_amax_curve, OP_BENCH | OP_LARGE, &huge_bf16},
 };
 
 const op_table ops_matrix = {"matrix ops", cases, sizeof cases / sizeof *cases};

@@ -338,6 +338,12 @@ static const op_case cases[] = {
     {"svd", "1024x1024", {1024, 1024}, run_svd, OP_BENCH},
     {"input_stats", "2048x4096", {2048, 4096}, run_input_stats, OP_BENCH},
     {"input_sketch", "2048x4096 k=256", {2048, 4096, 256}, run_input_sketch, OP_BENCH},
+    {"gram", "11008x136", {11008, 136}, run_gram, OP_BENCH},
+    {"solve_right", "11008x136", {11008, 136}, run_solve_right, OP_BENCH},
+    {"gemm", "11008x136 b=136", {11008, 136, 136, 4, 0}, run_gemm, OP_BENCH},
+    {"input_stats", "2048x11008", {2048, 11008}, run_input_stats, OP_BENCH},
+    {"input_sketch", "2048x11008 k=256", {2048, 11008, 256}, run_input_sketch, OP_BENCH},
+    {"input_stats", "16384x11008", {16384, 11008}, run_input_stats, OP_BENCH | OP_LARGE},
 };
 
 const op_table ops_small = {"small dense ops", cases, sizeof cases / sizeof *cases};
