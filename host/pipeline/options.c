@@ -159,10 +159,20 @@ static const entry table[] = {
     INT("repeats", "bench", "5", 1, 1000, repeats, BENCH_SKETCH, 0, "Timed repetitions after one warm-up."),
     TEXT("csv", "bench", "FILE", NULL, csv, BENCH_SKETCH, 0, "Write the rows as CSV too."),
 
-    TEXT("device", "run", "NAME", "auto", device, QUANTIZE | PLAN | EVAL | COMPARE | BENCH_SKETCH, 0,
-         "Backend: auto, cpu, cpu-ref (slow scalar reference)."),
+    TEXT(
+        "device", "run", "NAME", "auto", device, QUANTIZE | PLAN | EVAL | COMPARE | BENCH_SKETCH, 0,
+        "Backend: auto (a GPU if there is one, else cpu), cpu, cpu-ref (slow scalar reference), cuda or cuda:N (device "
+        "N), cudasim (the CUDA backend executed on the CPU, where built)."),
     INT("threads", "run", "0", 0, 4096, threads, QUANTIZE | PLAN | EVAL | COMPARE | BENCH_SKETCH, 0,
         "CPU threads; 0 = all this process may use. Does not change the bytes written."),
+    CHOICE("precision", "run", "auto", "auto|full|fast", precision, QUANTIZE | PLAN | EVAL, 1,
+           "Matrix products of the block forwards and of the power iterations: fp32 (full), or what the device is "
+           "fastest at, with fp32 sums. auto: fast on GPUs. The CPU is always full."),
+    CHOICE("overlap", "run", "auto", "auto|on|off", overlap, QUANTIZE | PLAN, 0,
+           "Read the next block and write the last one while the present one is computed; a second block is then in "
+           "memory. auto: on GPUs. Does not change the bytes written."),
+    REAL("device-memory", "run", "0", 0, 1e6, device_memory, QUANTIZE | PLAN, 0,
+         "GB of a GPU's memory to plan for; 0 = what is free on it."),
     CHOICE("resume", "run", "auto", "auto|required|never", resume, QUANTIZE, 0,
            "Continue an interrupted run in OUT, insist on one, or refuse an existing OUT."),
     CHOICE("nonfinite", "run", "refuse", "refuse|zero", nonfinite, QUANTIZE, 1,

@@ -17,6 +17,8 @@ enum { RESUME_AUTO = 0, RESUME_REQUIRED = 1, RESUME_NEVER = 2 };
 enum { NONFINITE_REFUSE = 0, NONFINITE_ZERO = 1 };
 enum { START_WEIGHT = 0, START_ERROR = 1 };
 enum { PRESET_DEFAULT = 0, PRESET_PAPER = 1 };
+enum { PRECISION_AUTO = 0, PRECISION_FULL = 1, PRECISION_FAST = 2 };
+enum { OVERLAP_AUTO = 0, OVERLAP_ON = 1, OVERLAP_OFF = 2 };
 
 /** Every option of every command. INT is int64_t, REAL double, TEXT char* (owned, NULL = unset), FLAG and CHOICE int.
  */
@@ -46,6 +48,8 @@ typedef struct flrq_config {
     /* run */
     char *device;
     int64_t threads;
+    int precision, overlap;
+    double device_memory; /* GB; 0: what is free */
     int resume, nonfinite;
     double max_error;
     /* eval */
