@@ -19,6 +19,9 @@
 
 #ifndef FLRQ_CUDASIM
 
+/** Before a loop over a register array: its indices must be compile-time constants. */
+#define FLRQ_UNROLL _Pragma("unroll")
+
 #define FLRQ_LAUNCH(kernel, grid, block, smem, stream, ...) (kernel)<<<(grid), (block), (smem), (stream)>>>(__VA_ARGS__)
 
 #define FLRQ_DYN_SMEM(T, name)                                                                                         \
@@ -65,6 +68,8 @@ template <int N> __device__ __forceinline__ void flrq_cp_async_wait() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N));
 }
 
+#else
+#define FLRQ_UNROLL
 #endif
 
 /** Largest grid dimension in y and z. */

@@ -14,16 +14,17 @@
 
 enum {
     TILE = 64,
-    THREADS = 256, /* 16 x 16 patches */
-    RANKS = 32,    /* of the factors staged in shared memory at a time */
-    CHUNK = 512,   /* FLRQ_CHUNK_ROWS */
+    PADDED = TILE + 4, /* a step of ranks moves 4 banks on: staging rows meets 4 at a bank, not 32 */
+    THREADS = 256,     /* 16 x 16 patches */
+    RANKS = 32,        /* of the factors staged in shared memory at a time */
+    CHUNK = 512,       /* FLRQ_CHUNK_ROWS */
     CHUNK_TILES = CHUNK / TILE
 };
 
-/* Factors of a tile, one rank after the other: rows [RANKS][TILE] and columns [RANKS][TILE]. */
+/* Factors of a tile, one rank after the other: its rows and its columns. */
 struct factor_tiles {
-    float row[RANKS][TILE];
-    float col[RANKS][TILE];
+    float row[RANKS][PADDED];
+    float col[RANKS][PADDED];
 };
 
 __device__ static int patch_x() {
@@ -45,6 +46,7 @@ __device__ static void load_dense4(float out[4], const flrq_view &v, int64_t at)
     }
     uint2 bits = *reinterpret_cast<const uint2 *>(static_cast<const uint16_t *>(v.dense) + at);
     uint32_t words[2] = {bits.x, bits.y};
+    FLRQ_UNROLL
     for (int k = 0; k < 4; k++) {
         uint32_t half = words[k / 2] >> 16 * (k % 2) & 0xffffu;
         out[k] = v.dtype == FLRQ_BF16 ? __uint_as_float(half << 16) : __half2float(__ushort_as_half((uint16_t)half));
@@ -55,6 +57,7 @@ __device__ static void load_dense4(float out[4], const flrq_view &v, int64_t at)
  * vector loads are aligned and four columns are there. */
 __device__ static void load_base4(float out[4], const flrq_view &v, int64_t i, int64_t j, bool wide) {
     if (!wide) {
+        FLRQ_UNROLL
         for (int k = 0; k < 4; k++) out[k] = j + k < v.cols ? flrq_view_base(v, i, j + k) : 0.0f;
         return;
     }
@@ -66,13 +69,14 @@ __device__ static void load_base4(float out[4], const flrq_view &v, int64_t i, i
         int64_t cell = i * v.n_groups + j / v.group;
         float scale = v.codes_sign * v.scale[cell], zero = v.zero ? (float)v.zero[cell] : v.middle;
         uint32_t codes = *reinterpret_cast<const uint32_t *>(v.code + i * v.cols + j);
+        FLRQ_UNROLL
         for (int k = 0; k < 4; k++) out[k] = fmaf(scale, (float)(codes >> 8 * k & 0xffu) - zero, out[k]);
     }
 }
 
 /* Stages ranks [k0, k0 + RANKS) of x [count, ranks] (row = 1) or [ranks, count] (row = 0) for elements first .. first +
  * TILE - 1; absent ones are 0. */
-__device__ static void stage_factor(float tile[RANKS][TILE], const float *x, int64_t first, int64_t count, int64_t k0,
+__device__ static void stage_factor(float tile[RANKS][PADDED], const float *x, int64_t first, int64_t count, int64_t k0,
                                     int64_t ranks, bool row) {
     for (int at = (int)threadIdx.x; at < RANKS * TILE; at += THREADS) {
         int k = row ? at % RANKS : at / TILE, i = row ? at / RANKS : at % TILE;
@@ -85,6 +89,7 @@ __device__ static void stage_factor(float tile[RANKS][TILE], const float *x, int
 __device__ static void load_patch(float patch[4][4], const flrq_view &v, int64_t row0, int64_t col0, bool wide,
                                   factor_tiles *tiles) {
     int64_t col = col0 + patch_x();
+    FLRQ_UNROLL
     for (int i = 0; i < 4; i++) {
         int64_t row = row0 + patch_y() + i;
         if (row < v.rows && col < v.cols)
@@ -105,12 +110,14 @@ __device__ static void load_patch(float patch[4][4], const flrq_view &v, int64_t
                     for (int j = 0; j < 4; j++)
                         sum[i][j] = fmaf(tiles->row[k][patch_y() + i], tiles->col[k][patch_x() + j], sum[i][j]);
         }
+        FLRQ_UNROLL
         for (int i = 0; i < 4; i++)
             for (int j = 0; j < 4; j++) patch[i][j] = fmaf(v.lr_sign, sum[i][j], patch[i][j]);
     }
     if (v.col_scale)
         for (int j = 0; j < 4; j++) {
             float scale = col + j < v.cols ? v.col_scale[col + j] : 0.0f;
+            FLRQ_UNROLL
             for (int i = 0; i < 4; i++) patch[i][j] *= scale;
         }
 }
@@ -119,18 +126,21 @@ __device__ static void store4(float *out, const float values[4], bool wide, int 
     if (wide)
         *reinterpret_cast<float4 *>(out) = make_float4(values[0], values[1], values[2], values[3]);
     else
-        for (int k = 0; k < 4; k++)
-            if (k < count) out[k] = values[k];
+        FLRQ_UNROLL
+    for (int k = 0; k < 4; k++)
+        if (k < count) out[k] = values[k];
 }
 
 __device__ static void store4(__nv_bfloat16 *out, const float values[4], bool wide, int count) {
     uint32_t half[4];
+    FLRQ_UNROLL
     for (int k = 0; k < 4; k++) half[k] = __bfloat16_as_ushort(__float2bfloat16_rn(values[k]));
     if (wide)
         *reinterpret_cast<uint2 *>(out) = make_uint2(half[0] | half[1] << 16, half[2] | half[3] << 16);
     else
-        for (int k = 0; k < 4; k++)
-            if (k < count) out[k] = __ushort_as_bfloat16((uint16_t)half[k]);
+        FLRQ_UNROLL
+    for (int k = 0; k < 4; k++)
+        if (k < count) out[k] = __ushort_as_bfloat16((uint16_t)half[k]);
 }
 
 template <class Out>
@@ -142,6 +152,7 @@ __global__ void __launch_bounds__(THREADS)
     load_patch(patch, v, row0, col0, wide, &tiles);
     int64_t col = col0 + patch_x();
     if (col >= v.cols) return;
+    FLRQ_UNROLL
     for (int i = 0; i < 4; i++) {
         int64_t row = row0 + patch_y() + i;
         if (row < v.rows)
@@ -195,7 +206,8 @@ __global__ void __launch_bounds__(THREADS)
         float4 four = *reinterpret_cast<const float4 *>(x + at);
         values[0] = four.x, values[1] = four.y, values[2] = four.z, values[3] = four.w;
     } else
-        for (int k = 0; k < 4; k++) values[k] = k < here ? x[at + k] : 0.0f;
+        FLRQ_UNROLL
+    for (int k = 0; k < 4; k++) values[k] = k < here ? x[at + k] : 0.0f;
     if (scale)
         for (int k = 0; k < 4; k++)
             if (k < here) values[k] *= scale[(at + k) / cols];
@@ -233,6 +245,7 @@ __global__ void __launch_bounds__(THREADS) mul_vector_kernel(float *y, flrq_view
     for (int64_t col = 4 * lane; col < v.cols; col += 128) {
         float a[4];
         load_base4(a, v, row, col, wide);
+        FLRQ_UNROLL
         for (int k = 0; k < 4; k++)
             if (col + k < v.cols) sum = fmaf(v.col_scale ? a[k] * v.col_scale[col + k] : a[k], x[col + k], sum);
     }
@@ -255,8 +268,10 @@ __global__ void __launch_bounds__(THREADS)
     for (int64_t row = first + threadIdx.x / 16; row < end && col < v.cols; row += 16) {
         float a[4];
         load_base4(a, v, row, col, wide);
+        FLRQ_UNROLL
         for (int k = 0; k < 4; k++) sum[k] = fmaf(a[k], q[row], sum[k]);
     }
+    FLRQ_UNROLL
     for (int k = 0; k < 4; k++) sums[threadIdx.x / 16][patch_x() + k] = sum[k];
     __syncthreads();
     if (threadIdx.x >= TILE || col0 + threadIdx.x >= v.cols) return;
@@ -286,6 +301,7 @@ __global__ void __launch_bounds__(THREADS)
         if (row0 >= v.rows) break;
         float patch[4][4];
         load_patch(patch, v, row0, col0, wide, &tiles);
+        FLRQ_UNROLL
         for (int i = 0; i < 4; i++)
             for (int j = 0; j < 4; j++) sum = fma((double)patch[i][j], (double)patch[i][j], sum);
     }
@@ -336,6 +352,7 @@ __global__ void __launch_bounds__(THREADS) amax_curve_kernel(unsigned *bits, flr
         int ranks = b - r0 < RANKS ? (int)(b - r0) : (int)RANKS;
         for (int k = r0 == 0 ? -1 : 0; k < ranks; k++) { /* -1: nothing taken off yet */
             float most = 0.0f;
+            FLRQ_UNROLL
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++) {
                     if (k >= 0)
@@ -366,6 +383,7 @@ __global__ void __launch_bounds__(THREADS)
     int64_t row0 = (int64_t)blockIdx.x / col_tiles * TILE, col0 = (int64_t)blockIdx.x % col_tiles * TILE;
     float patch[4][4];
     load_patch(patch, v, row0, col0, wide, &tiles);
+    FLRQ_UNROLL
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 4; j++) {
             int64_t row = row0 + patch_y() + i, col = col0 + patch_x() + j;
