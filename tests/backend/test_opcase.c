@@ -100,7 +100,113 @@ static void timing(void **state) {
     flrq_backend_close(be);
 }
 
+/* ---- the run function is left where it cannot go on ----------------------------------------------------------------
+ */
+
+static int allocations_left;
+static flrq_status (*real_alloc)(flrq_backend *, void **, size_t, const char *);
+static int leaked;
+static void (*real_release)(flrq_backend *, void *);
+
+static flrq_status counted_alloc(flrq_backend *be, void **out, size_t bytes, const char *what) {
+    *out = NULL;
+    if (allocations_left-- == 0) return flrq_fail_memory(bytes, what);
+    leaked++;
+    return real_alloc(be, out, bytes, what);
+}
+
+static void counted_release(flrq_backend *be, void *memory) {
+    leaked -= memory != NULL;
+    real_release(be, memory);
+}
+
+/* Every allocation of a run fails once: the case fails with the text, gives everything back and judges the next run as
+ * ever. */
+static void no_device_memory(void **state) {
+    const op_case test = {"planted", "fault", {NONE}, run}, bench = {"planted", "fault", {NONE}, run, OP_BENCH};
+    flrq_backend *be;
+    assert_int_equal(flrq_backend_open(&be, "cpu", 1), FLRQ_OK);
+    real_alloc = be->alloc, real_release = be->release;
+    be->alloc = counted_alloc, be->release = counted_release;
+    int failures = 0;
+    for (int n = 0;; n++) {
+        allocations_left = n;
+        op_state *s = op_case_run(&test, be, 0);
+        op_verdict v = op_case_verdict(s);
+        assert_int_equal(leaked, 0);
+        if (v.failed) {
+            assert_non_null(strstr(v.text, "bytes wanted for"));
+            failures++;
+        }
+        op_state_free(s);
+        if (!v.failed) break;
+        allocations_left = n;
+        op_timing t = op_case_time(&bench, be, 0.001);
+        assert_true(t.status == FLRQ_ERR_MEMORY && t.samples == 0 && leaked == 0);
+    }
+    assert_int_equal(failures, 2); /* the operand and the output; the sum is in host memory */
+    flrq_backend_close(be);
+}
+
+static void greedy(op_run *r, const op_case *c) {
+    for (int i = 0; i < 1000; i++)
+        if (c->d[0])
+            op_temp(r, 8);
+        else
+            op_host_out(r, "one of too many", OP_F32, 1, OP_ANY, 0);
+}
+
+static void too_many_buffers(void **state) {
+    flrq_backend *be;
+    assert_int_equal(flrq_backend_open(&be, "cpu", 1), FLRQ_OK);
+    for (int which = 0; which < 2; which++) {
+        const op_case c = {"planted", "greed", {which}, greedy};
+        op_state *s = op_case_run(&c, be, 0);
+        assert_true(op_case_verdict(s).failed && strstr(op_case_verdict(s).text, "more than"));
+        op_state_free(s);
+    }
+    flrq_backend_close(be);
+}
+
+/* ---- precision ------------------------------------------------------------------------------------------------------
+ */
+
+static flrq_precision present;
+static int changes;
+
+static void record_precision(flrq_backend *be, flrq_precision precision) {
+    changes++;
+    present = precision;
+}
+
+static void run_precision(op_run *r, const op_case *c) {
+    float *out = op_out(r, "out", OP_F32, N, OP_ANY, 0);
+    flrq_operand a = op_operand(r, &ramp);
+    OP_CALL(r, materialize, out, &a);
+    op_expect(r, "precision", present == (c->use & OP_FAST ? FLRQ_PRECISION_FAST : FLRQ_PRECISION_FULL) ? 0 : 1, 0);
+}
+
+static void precision_is_set_for_the_run(void **state) {
+    flrq_backend *be;
+    assert_int_equal(flrq_backend_open(&be, "cpu", 1), FLRQ_OK);
+    be->set_precision = record_precision;
+    static const int uses[] = {OP_TEST, OP_FAST};
+    for (int i = 0; i < 2; i++) {
+        const op_case c = {"planted", "precision", {0}, run_precision, uses[i]};
+        op_state *s = op_case_run(&c, be, 0);
+        assert_false(op_case_verdict(s).failed);
+        op_state_free(s);
+        assert_int_equal(present, FLRQ_PRECISION_FULL); /* as the next user of the backend expects it */
+    }
+    assert_int_equal(changes, 4);
+    const op_case full = {.use = OP_TEST}, fast = {.use = OP_FAST};
+    assert_true(op_fast_error(&full, 2) == 0 && op_fast_error(&fast, 3) == OP_EPS_BF16);
+    flrq_backend_close(be);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(faults_are_found), cmocka_unit_test(timing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(faults_are_found), cmocka_unit_test(timing),
+                                       cmocka_unit_test(no_device_memory), cmocka_unit_test(too_many_buffers),
+                                       cmocka_unit_test(precision_is_set_for_the_run)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
