@@ -8,9 +8,22 @@
 #include <string.h>
 
 /* Commands in the order of flrq_commands(); bit i of an option's mask is command i. */
-enum { QUANTIZE = 1, PLAN = 2, EVAL = 4, INSPECT = 8, COMPARE = 16, DEVICES = 32, TOKENIZE = 64, BENCH_SKETCH = 128 };
-static const char *const command_names[] = {"quantize", "plan",     "eval",         "inspect", "compare",
-                                            "devices",  "tokenize", "bench-sketch", NULL};
+enum {
+    QUANTIZE = 1,
+    PLAN = 2,
+    EVAL = 4,
+    INSPECT = 8,
+    COMPARE = 16,
+    DEVICES = 32,
+    TOKENIZE = 64,
+    BENCH_SKETCH = 128,
+    BENCH_OPS = 256,
+    BENCH_QUANTIZE = 512,
+    FITTING = QUANTIZE | PLAN | BENCH_QUANTIZE,
+    BENCHES = BENCH_SKETCH | BENCH_OPS | BENCH_QUANTIZE
+};
+static const char *const command_names[] = {"quantize", "plan",     "eval",         "inspect",   "compare",
+                                            "devices",  "tokenize", "bench-sketch", "bench-ops", NULL};
 static const char *const command_help[] = {
     "Quantize a Hugging Face model folder: W ~ Wq + L R per linear layer.",
     "Print what quantize would need and do, from headers alone: memory, disk, ranks, bits.",
@@ -19,7 +32,8 @@ static const char *const command_help[] = {
     "Compare two checkpoints tensor by tensor, dequantized.",
     "List backends and devices, and why one is not available.",
     "Write the token ids of a text, as the model's tokenizer gives them.",
-    "Time and residual of the low-rank sketches against LAPACK's SVD.",
+    "Time and residual of the low-rank sketches against the exact and randomised SVD of the device's library.",
+    "Time of every op of a backend against the copy bandwidth and the matrix rate measured in the same run.",
 };
 
 const char *const *flrq_commands(void) {
@@ -66,75 +80,73 @@ static const entry table[] = {
     TEXT("out", "arguments", "OUT", NULL, out, QUANTIZE | PLAN | TOKENIZE, 0,
          "Output folder (must not exist, or hold a run with the same settings); for tokenize the .npy file."),
 
-    CHOICE("preset", "scheme", "default", "default|paper", preset, QUANTIZE | PLAN, 1,
+    CHOICE("preset", "scheme", "default", "default|paper", preset, FITTING, 1,
            "Sets several options at once. paper: the choices of the FLRQ paper (alpha metric, greedy r1flr rule, "
            "one-by-one sketch, mirrored grid, unweighted clip grid). Other options override it."),
-    CHOICE("method", "scheme", "flrq", "flrq|lqer|rtn", method, QUANTIZE | PLAN, 1,
+    CHOICE("method", "scheme", "flrq", "flrq|lqer|rtn", method, FITTING, 1,
            "flrq: alternate low rank and quantization. lqer: quantize, then a fixed rank on the scaled error. rtn: "
            "round to nearest, no low rank."),
-    INT("bits", "scheme", "4", 2, 8, bits, QUANTIZE | PLAN, 1, "Bits of a code: 2, 3, 4 or 8."),
-    INT("group", "scheme", "128", 0, 1048576, group, QUANTIZE | PLAN, 1,
-        "Columns that share a scale; 0 = per output channel."),
-    FLAG("sym", "scheme", "true", symmetric, QUANTIZE | PLAN, 1,
+    INT("bits", "scheme", "4", 2, 8, bits, FITTING, 1, "Bits of a code: 2, 3, 4 or 8."),
+    INT("group", "scheme", "128", 0, 1048576, group, FITTING, 1, "Columns that share a scale; 0 = per output channel."),
+    FLAG("sym", "scheme", "true", symmetric, FITTING, 1,
          "Symmetric codes without stored zero points; --no-sym stores one per group (4 and 8 bits)."),
-    CHOICE("grid", "scheme", "full", "full|mirror", grid, QUANTIZE | PLAN, 1,
+    CHOICE("grid", "scheme", "full", "full|mirror", grid, FITTING, 1,
            "Symmetric levels: all 2^bits, or the 2^bits-1 that mirror around zero."),
 
-    CHOICE("clip", "clip", "auto", "auto|none|grid|fast", clip, QUANTIZE | PLAN, 1,
+    CHOICE("clip", "clip", "auto", "auto|none|grid|fast", clip, FITTING, 1,
            "Search of the clip ratio per group. auto: fast for flrq, none for lqer and rtn."),
-    INT("clip-steps", "clip", "20", 1, 1000, clip_steps, QUANTIZE | PLAN, 1, "Ratios of the grid search."),
-    REAL("clip-min", "clip", "0.4", 0.01, 1, clip_min, QUANTIZE | PLAN, 1, "Smallest clip ratio."),
-    CHOICE("clip-mode", "clip", "clamp", "clamp|zero", clip_mode, QUANTIZE | PLAN, 1,
+    INT("clip-steps", "clip", "20", 1, 1000, clip_steps, FITTING, 1, "Ratios of the grid search."),
+    REAL("clip-min", "clip", "0.4", 0.01, 1, clip_min, FITTING, 1, "Smallest clip ratio."),
+    CHOICE("clip-mode", "clip", "clamp", "clamp|zero", clip_mode, FITTING, 1,
            "Weights beyond the range go to its end, or to zero (the paper's text)."),
-    CHOICE("clip-weights", "clip", "h", "h|plain", clip_weights, QUANTIZE | PLAN, 1,
+    CHOICE("clip-weights", "clip", "h", "h|plain", clip_weights, FITTING, 1,
            "Weight the squared error by h_j = E[x_j^2] of the calibration, or not."),
-    FLAG("signed-scale", "clip", "true", signed_scale, QUANTIZE | PLAN, 1,
+    FLAG("signed-scale", "clip", "true", signed_scale, FITTING, 1,
          "Let a symmetric scale be negative, so that the extra level of the full grid serves the longer tail."),
 
-    CHOICE("sketch", "low rank", "block", "block|r1|svd", sketch, QUANTIZE | PLAN, 1,
+    CHOICE("sketch", "low rank", "block", "block|r1|svd", sketch, FITTING, 1,
            "How the low-rank part is found: block power iteration, the paper's one vector at a time, or LAPACK's SVD."),
-    INT("power-iterations", "low rank", "2", 0, 10, power_iterations, QUANTIZE | PLAN | BENCH_SKETCH, 1,
+    INT("power-iterations", "low rank", "2", 0, 10, power_iterations, FITTING | BENCH_SKETCH, 1,
         "Power iterations of the sketch."),
-    INT("oversample", "low rank", "8", 0, 64, oversample, QUANTIZE | PLAN | BENCH_SKETCH, 1,
+    INT("oversample", "low rank", "8", 0, 64, oversample, FITTING | BENCH_SKETCH, 1,
         "Extra columns of the block sketch."),
-    CHOICE("rank-policy", "low rank", "error", "r1flr|r1flr-best|energy|fixed|error", rank_policy, QUANTIZE | PLAN, 1,
+    CHOICE("rank-policy", "low rank", "error", "r1flr|r1flr-best|energy|fixed|error", rank_policy, FITTING, 1,
            "r1flr: the paper's greedy amax rule. r1flr-best: the best point of the whole amax curve. energy: the rank "
            "whose drop in error is worth the most above its bits. "
            "fixed: --rank. error: like energy, with the error measured by quantizing at ranks tried."),
-    INT("rank", "low rank", "32", 0, 1024, rank, QUANTIZE | PLAN, 1, "Rank of the fixed policy and of lqer."),
-    INT("max-rank", "low rank", "128", 0, 1024, max_rank, QUANTIZE | PLAN, 1,
+    INT("rank", "low rank", "32", 0, 1024, rank, FITTING, 1, "Rank of the fixed policy and of lqer."),
+    INT("max-rank", "low rank", "128", 0, 1024, max_rank, FITTING, 1,
         "Upper bound of the ranks that a rule chooses, not of --rank (serving engines size their buffers by the "
         "largest)."),
-    INT("rank-multiple", "low rank", "1", 1, 64, rank_multiple, QUANTIZE | PLAN, 1,
+    INT("rank-multiple", "low rank", "1", 1, 64, rank_multiple, FITTING, 1,
         "Ranks that a rule chooses are multiples of this."),
-    REAL("rank-extra", "low rank", "0.2", 0, 4, rank_extra, QUANTIZE | PLAN, 1,
+    REAL("rank-extra", "low rank", "0.2", 0, 4, rank_extra, FITTING, 1,
          "Most memory the low rank may add, as a fraction of the codes (x of the paper)."),
-    REAL("rank-flat", "low rank", "0", 0, 1, rank_flat, QUANTIZE | PLAN, 1,
+    REAL("rank-flat", "low rank", "0", 0, 1, rank_flat, FITTING, 1,
          "r1flr stops when amax fell by less than this fraction over the last 4 ranks (t of the paper); 0 = off."),
-    CHOICE("metric", "low rank", "rms", "none|alpha|rms", metric, QUANTIZE | PLAN, 1,
+    CHOICE("metric", "low rank", "rms", "none|alpha|rms", metric, FITTING, 1,
            "Column scaling of the low-rank fit: none, the paper's alpha (Eq. 11), or rms = sqrt(E[x^2])."),
-    REAL("alpha-power", "low rank", "2.5", 0, 10, alpha_power, QUANTIZE | PLAN, 1, "Exponent of the alpha metric."),
+    REAL("alpha-power", "low rank", "2.5", 0, 10, alpha_power, FITTING, 1, "Exponent of the alpha metric."),
 
-    INT("epochs", "alternation", "0", 0, 1000, epochs, QUANTIZE | PLAN, 1,
+    INT("epochs", "alternation", "0", 0, 1000, epochs, FITTING, 1,
         "Rounds of fit and quantize after the first; 0 = auto: 5 at 3 bits and more (1 with --preset paper), 20 at 2."),
-    REAL("blc-tol", "alternation", "0.001", 0, 1, blc_tol, QUANTIZE | PLAN, 1,
+    REAL("blc-tol", "alternation", "0.001", 0, 1, blc_tol, FITTING, 1,
          "Stop when the best error improved by less than this fraction in 3 rounds."),
-    CHOICE("start", "alternation", "weight", "weight|error", start, QUANTIZE | PLAN, 1,
+    CHOICE("start", "alternation", "weight", "weight|error", start, FITTING, 1,
            "The first low rank is fitted to W (paper) or to the error of W quantized alone."),
-    INT("error-sketch", "alternation", "256", 8, 4096, error_sketch, QUANTIZE | PLAN, 1,
+    INT("error-sketch", "alternation", "256", 8, 4096, error_sketch, FITTING, 1,
         "Columns of the activation sketch S in the error |(W - What) S|."),
 
     TEXT("calib", "calibration", "FILE", NULL, calib, QUANTIZE | PLAN, 0,
          "Text file to calibrate on, or none: weights only."),
     TEXT("calib-tokens", "calibration", "FILE", NULL, calib_tokens, QUANTIZE | PLAN, 0,
          "Token ids instead of text: .npy or .safetensors [segments, tokens], used as given."),
-    INT("calib-samples", "calibration", "128", 1, 65536, calib_samples, QUANTIZE | PLAN, 1,
-        "Segments drawn from the text."),
-    INT("calib-len", "calibration", "2048", 2, 1048576, calib_len, QUANTIZE | PLAN, 1,
+    INT("calib-samples", "calibration", "128", 1, 65536, calib_samples, FITTING, 1, "Segments drawn from the text."),
+    INT("calib-len", "calibration", "2048", 2, 1048576, calib_len, FITTING, 1,
         "Tokens per segment; shortened to the model's context."),
     TEXT("doc-sep", "calibration", "TEXT", NULL, doc_sep, QUANTIZE | PLAN | EVAL | TOKENIZE, 1,
          "The text holds documents between this separator (\\n = one per line), each with its own special tokens."),
-    INT("seed", "calibration", "0", 0, 9007199254740991.0, seed, QUANTIZE | PLAN | BENCH_SKETCH, 1,
+    INT("seed", "calibration", "0", 0, 9007199254740991.0, seed, FITTING | BENCH_SKETCH, 1,
         "Seed of all random numbers."),
 
     TEXT("text", "input", "FILE", NULL, text, EVAL | TOKENIZE, 0, "Text file."),
@@ -153,25 +165,42 @@ static const entry table[] = {
     TEXT("shapes", "bench", "LIST", "4096x4096,11008x4096,28672x8192", shapes, BENCH_SKETCH, 0,
          "Comma-separated ROWSxCOLS."),
     TEXT("ranks", "bench", "LIST", "32,64,128", ranks, BENCH_SKETCH, 0, "Comma-separated ranks."),
-    TEXT("methods", "bench", "LIST", "block,r1,svd", methods, BENCH_SKETCH, 0, "Comma-separated sketches."),
+    TEXT(
+        "methods", "bench", "LIST", "block,r1,rsvd,svd,svdj", methods, BENCH_SKETCH, 0,
+        "Comma-separated: block and r1 (flrq's), rsvd (the device library's randomised SVD), svd (its exact one), svdj "
+        "(by Jacobi rotations)."),
     CHOICE("spectrum", "bench", "llm", "llm|flat|fast", spectrum, BENCH_SKETCH, 0,
            "Generated matrices: power law with outlier columns, flat, or fast decay."),
     INT("repeats", "bench", "5", 1, 1000, repeats, BENCH_SKETCH, 0, "Timed repetitions after one warm-up."),
-    TEXT("csv", "bench", "FILE", NULL, csv, BENCH_SKETCH, 0, "Write the rows as CSV too."),
+    FLAG("full", "bench", "false", full, BENCH_SKETCH | BENCH_OPS, 0,
+         "Also cases of many minutes or gigabytes: exact SVDs and one-by-one sketches of large matrices, layers of 70B "
+         "models."),
+    TEXT("only", "bench", "TEXT", NULL, only, BENCH_OPS, 0, "Only cases whose \"op shape\" contains this."),
+    REAL("seconds", "bench", "0.5", 0.001, 600, seconds, BENCH_OPS, 0, "Time given to a case."),
+    CHOICE("shape", "bench", "llama2-7b", "llama2-7b|llama2-13b|llama2-70b|llama3-8b|llama3-70b|tiny", shape,
+           BENCH_QUANTIZE, 0, "Model whose shapes the generated checkpoint has."),
+    INT("blocks", "bench", "0", 0, 1000, blocks, BENCH_QUANTIZE, 0,
+        "Blocks to generate and run, the rest extrapolated; 0 = all of the model."),
+    TEXT("scratch", "bench", "DIR", NULL, scratch, BENCH_QUANTIZE, 0,
+         "Folder for the checkpoint and the result, made here; without it one in $TMPDIR or /tmp."),
+    FLAG("keep", "bench", "false", keep, BENCH_QUANTIZE, 0, "Leave the generated files."),
+    FLAG("plan-only", "bench", "false", plan_only, BENCH_QUANTIZE, 0,
+         "Print what plan predicts for the device and for a card of 24 GB; quantize nothing."),
+    TEXT("csv", "bench", "FILE", NULL, csv, BENCHES, 0, "Write the rows as CSV too."),
 
     TEXT(
-        "device", "run", "NAME", "auto", device, QUANTIZE | PLAN | EVAL | COMPARE | BENCH_SKETCH, 0,
+        "device", "run", "NAME", "auto", device, QUANTIZE | PLAN | EVAL | COMPARE | BENCHES, 0,
         "Backend: auto (a GPU if there is one, else cpu), cpu, cpu-ref (slow scalar reference), cuda or cuda:N (device "
         "N), cudasim (the CUDA backend executed on the CPU, where built)."),
-    INT("threads", "run", "0", 0, 4096, threads, QUANTIZE | PLAN | EVAL | COMPARE | BENCH_SKETCH, 0,
+    INT("threads", "run", "0", 0, 4096, threads, QUANTIZE | PLAN | EVAL | COMPARE | BENCHES, 0,
         "CPU threads; 0 = all this process may use. Does not change the bytes written."),
-    CHOICE("precision", "run", "auto", "auto|full|fast", precision, QUANTIZE | PLAN | EVAL, 1,
+    CHOICE("precision", "run", "auto", "auto|full|fast", precision, FITTING | EVAL, 1,
            "Matrix products of the block forwards and of the power iterations: fp32 (full), or what the device is "
            "fastest at, with fp32 sums. auto: fast on GPUs. The CPU is always full."),
-    CHOICE("overlap", "run", "auto", "auto|on|off", overlap, QUANTIZE | PLAN, 0,
+    CHOICE("overlap", "run", "auto", "auto|on|off", overlap, FITTING, 0,
            "Read the next block and write the last one while the present one is computed; a second block is then in "
            "memory. auto: on GPUs. Does not change the bytes written."),
-    REAL("device-memory", "run", "0", 0, 1e6, device_memory, QUANTIZE | PLAN, 0,
+    REAL("device-memory", "run", "0", 0, 1e6, device_memory, FITTING, 0,
          "GB of a GPU's memory to plan for; 0 = what is free on it."),
     CHOICE("resume", "run", "auto", "auto|required|never", resume, QUANTIZE, 0,
            "Continue an interrupted run in OUT, insist on one, or refuse an existing OUT."),
@@ -181,7 +210,7 @@ static const entry table[] = {
          "Quality gate: exit 3 when a matrix' relative output error is above this; 0 = off."),
 };
 enum { OPTIONS = sizeof table / sizeof *table };
-_Static_assert(OPTIONS <= 64, "flrq_params.given has one bit per option");
+_Static_assert(OPTIONS <= 64 * FLRQ_GIVEN_WORDS, "flrq_params.given has one bit per option");
 
 const flrq_option *const *flrq_command_options(const char *command, size_t *count) {
     static const flrq_option *lists[sizeof command_help / sizeof *command_help][OPTIONS];
@@ -198,6 +227,10 @@ static const entry *find(const flrq_params *params, const char *name) {
     for (int i = 0; name && i < OPTIONS; i++)
         if (table[i].commands >> params->command & 1 && strcmp(table[i].option.name, name) == 0) return &table[i];
     return NULL;
+}
+
+static void mark_given(flrq_params *params, const entry *e) {
+    params->given[(e - table) / 64] |= 1ull << ((e - table) % 64);
 }
 
 static void *field(flrq_params *params, const entry *e) {
@@ -286,7 +319,7 @@ static flrq_status apply_preset(flrq_params *params) {
         const entry *e = find(params, paper[i][0]);
         int is_paper = params->config.preset == PRESET_PAPER;
         FLRQ_TRY(set_value(params, e, is_paper ? paper[i][1] : e->option.default_text));
-        params->given |= 1ull << (e - table);
+        mark_given(params, e);
     }
     return FLRQ_OK;
 }
@@ -322,7 +355,7 @@ flrq_status flrq_params_set(flrq_params *params, const char *name, const char *v
     const entry *e = find(params, name);
     if (!e) return flrq_fail(FLRQ_ERR_USAGE, "%s has no option --%s", command_names[params->command], name);
     FLRQ_TRY(set_value(params, e, value));
-    params->given |= 1ull << (e - table);
+    mark_given(params, e);
     return strcmp(name, "preset") == 0 ? apply_preset(params) : FLRQ_OK;
 }
 
@@ -353,7 +386,7 @@ const char *flrq_params_get(const flrq_params *params, const char *name) {
 
 int flrq_params_given(const flrq_params *params, const char *name) {
     const entry *e = find(params, name);
-    return e && params->given >> (e - table) & 1;
+    return e && params->given[(e - table) / 64] >> ((e - table) % 64) & 1;
 }
 
 json_t *flrq_params_json(const flrq_params *params, int bytes_only) {
@@ -400,7 +433,7 @@ flrq_status flrq_params_check(const flrq_params *params) {
             return flrq_fail(FLRQ_ERR_USAGE, "%s needs %s", command_names[params->command], e->option.argument);
     }
     unsigned command = 1u << params->command;
-    if (command & (QUANTIZE | PLAN)) {
+    if (command & FITTING) {
         FLRQ_TRY(flrq_params_check_bits(params));
         if (command == QUANTIZE && !c->out) return flrq_fail(FLRQ_ERR_USAGE, "quantize needs -o OUT");
         if (!c->symmetric && c->bits < 4)
@@ -409,7 +442,7 @@ flrq_status flrq_params_check(const flrq_params *params) {
                              (long long)c->bits);
         if (c->calib && c->calib_tokens)
             return flrq_fail(FLRQ_ERR_USAGE, "--calib and --calib-tokens exclude each other");
-        if (!c->calib && !c->calib_tokens)
+        if (command != BENCH_QUANTIZE && !c->calib && !c->calib_tokens)
             return flrq_fail(FLRQ_ERR_USAGE, "calibration text wanted: --calib FILE, --calib-tokens FILE, or --calib "
                                              "none for weights only");
     }

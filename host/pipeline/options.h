@@ -61,15 +61,24 @@ typedef struct flrq_config {
     int special;
     /* bench sketch */
     char *shapes, *ranks, *methods, *csv;
-    int spectrum;
+    int spectrum, full;
     int64_t repeats;
+    /* bench ops */
+    char *only;
+    double seconds;
+    /* bench quantize */
+    int shape, keep, plan_only;
+    int64_t blocks;
+    char *scratch;
 } flrq_config;
+
+enum { FLRQ_GIVEN_WORDS = 2 };
 
 struct flrq_params {
     int command; /* index into flrq_commands() */
     flrq_config config;
-    uint64_t given; /* bit i: option i of the table was set by the caller */
-    char *text;     /* buffer of flrq_params_get() */
+    uint64_t given[FLRQ_GIVEN_WORDS]; /* bit i: option i of the table was set by the caller */
+    char *text;                       /* buffer of flrq_params_get() */
 };
 
 /** True when the caller set the option of that name (rather than leaving its default). */

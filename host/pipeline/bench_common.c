@@ -1,0 +1,179 @@
+/* bench_common.c - limits of a device, generated matrices, CSV: see bench.h. */
+#include "pipeline/bench.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cases/opcase.h"
+#include "core/philox.h"
+
+/* ---- limits ------------------------------------------------------------------------------------------------------ */
+
+enum {
+    SMALLEST_COPY = 1 << 18,
+    LARGEST_COPY = 1 << 28,
+    SMALLEST_SIDE = 256,
+    LARGEST_SIDE = 8192
+}; /* floats, columns */
+static const double long_enough = 0.02;
+
+static void run_copy(op_run *r, const op_case *c) {
+    float *from = op_normal(r, "from", c->d[0], 1), *to = op_out(r, "to", OP_F32, c->d[0], OP_IGNORE, 0);
+    op_cost(r, 8.0 * (double)c->d[0], 0);
+    OP_CALL(r, copy, to, from, (size_t)c->d[0] * sizeof *from);
+}
+
+static void run_upload(op_run *r, const op_case *c) {
+    float *to = op_scratch(r, OP_F32, c->d[0]);
+    op_cost(r, 4.0 * (double)c->d[0], 0);
+    OP_CALL(r, upload, to, c->extra, (size_t)c->d[0] * sizeof *to);
+}
+
+static void run_download(op_run *r, const op_case *c) {
+    float *from = op_scratch(r, OP_F32, c->d[0]);
+    op_cost(r, 4.0 * (double)c->d[0], 0);
+    OP_CALL(r, download, (void *)c->extra, from, (size_t)c->d[0] * sizeof *from);
+}
+
+static void run_gemm(op_run *r, const op_case *c) {
+    int64_t n = c->d[0];
+    float *a = op_normal(r, "A", n * n, 1), *b = op_normal(r, "B", n * n, 1), *out = op_scratch(r, OP_F32, n * n);
+    op_cost(r, 12.0 * (double)(n * n), 2.0 * (double)n * (double)n * (double)n);
+    OP_CALL(r, gemm, out, a, b, n, n, n, 1, 0);
+}
+
+static void run_linear(op_run *r, const op_case *c) {
+    int64_t n = c->d[0];
+    flrq_operand w = op_operand(r, &(op_matrix){.rows = n, .cols = n, .dense = "BF16"});
+    float *x = op_normal(r, "x", n * n, 1), *out = op_scratch(r, OP_F32, n * n);
+    op_cost(r, 10.0 * (double)(n * n), 2.0 * (double)n * (double)n * (double)n);
+    OP_CALL(r, linear, out, x, &w, NULL, n);
+}
+
+/* Rate at sizes n, n factor, ... up to `last`: the best of a matrix product, the last of a copy (the smaller ones may
+ * lie in caches). A larger size that no memory is left for ends the search. */
+static flrq_status best_rate(double *out, flrq_backend *be, op_case c, int64_t first, int64_t factor, int64_t last,
+                             double seconds) {
+    *out = 0;
+    for (int64_t n = first; n <= last; n *= factor) {
+        c.d[0] = n;
+        op_timing t = op_case_time(&c, be, seconds);
+        if (!t.supported || t.status == FLRQ_ERR_UNSUPPORTED) return FLRQ_OK;
+        if (t.status == FLRQ_ERR_MEMORY && *out > 0) return FLRQ_OK;
+        if (t.status != FLRQ_OK) return flrq_fail(t.status, "%s of %lld: %s", c.op, (long long)n, t.text);
+        if (t.flops > 0)
+            *out = fmax(*out, t.flops / t.median);
+        else
+            *out = t.bytes / t.median;
+        if (t.median >= long_enough) break;
+    }
+    return FLRQ_OK;
+}
+
+flrq_status flrq_bench_limits_measure(flrq_bench_limits *out, flrq_backend *be, double seconds) {
+    static const op_case copy = {"copy", "limit", {0}, run_copy, OP_BENCH},
+                         gemm = {"gemm", "limit", {0}, run_gemm, OP_BENCH},
+                         linear = {"linear", "limit", {0}, run_linear, OP_BENCH | OP_FAST};
+    op_case upload = {"upload", "limit", {0}, run_upload, OP_BENCH},
+            download = {"download", "limit", {0}, run_download, OP_BENCH};
+    void *host = NULL;
+    flrq_status status = FLRQ_OK;
+    memset(out, 0, sizeof *out);
+    FLRQ_GOTO(best_rate(&out->copy, be, copy, SMALLEST_COPY, 4, LARGEST_COPY, seconds));
+    FLRQ_GOTO(best_rate(&out->full, be, gemm, SMALLEST_SIDE, 2, LARGEST_SIDE, seconds));
+    FLRQ_GOTO(best_rate(&out->fast, be, linear, SMALLEST_SIDE, 2, LARGEST_SIDE, seconds));
+    FLRQ_GOTO(be->host_alloc(be, &host, LARGEST_COPY, "the upload bench"));
+    memset(host, 1, LARGEST_COPY);
+    upload.extra = download.extra = host;
+    int64_t floats = LARGEST_COPY / (int64_t)sizeof(float);
+    FLRQ_GOTO(best_rate(&out->upload, be, upload, SMALLEST_COPY, 4, floats, seconds));
+    FLRQ_GOTO(best_rate(&out->download, be, download, SMALLEST_COPY, 4, floats, seconds));
+out:
+    be->host_release(be, host);
+    return status;
+}
+
+json_t *flrq_bench_limits_json(const flrq_bench_limits *l) {
+    return json_pack("{s:f, s:f, s:f, s:f, s:f}", "copy_gb_s", 1e-9 * l->copy, "upload_gb_s", 1e-9 * l->upload,
+                     "download_gb_s", 1e-9 * l->download, "full_gflop_s", 1e-9 * l->full, "fast_gflop_s",
+                     1e-9 * l->fast);
+}
+
+/* ---- generated matrices ------------------------------------------------------------------------------------------ */
+
+enum { STRUCTURE = 192, OUTLIER_EVERY = 512 };
+
+float flrq_bench_column_scale(flrq_bench_spectrum spectrum, int64_t j) {
+    return spectrum == FLRQ_BENCH_SPECTRUM_LLM && j % OUTLIER_EVERY == OUTLIER_EVERY / 2 ? 8 : 1;
+}
+
+flrq_status flrq_bench_matrix(flrq_backend *be, float *d_a, int64_t m, int64_t n, flrq_bench_spectrum spectrum,
+                              uint64_t key) {
+    FLRQ_TRY(be->normal(be, d_a, key, 0, 0, m * n));
+    if (spectrum == FLRQ_BENCH_SPECTRUM_FLAT) return FLRQ_OK;
+    enum { K = STRUCTURE };
+    flrq_status status = FLRQ_OK;
+    float *d_u = NULL, *d_v = NULL, *v = malloc((size_t)(n * K) * sizeof *v);
+    if (!v) return flrq_fail_memory((size_t)(n * K) * sizeof *v, "the matrix");
+    /* |u_i v_i^T| is about sqrt(m n), and the noise has that norm in all. */
+    FLRQ_GOTO(be->alloc(be, (void **)&d_u, (size_t)(m * K) * sizeof *d_u, "structure"));
+    FLRQ_GOTO(be->alloc(be, (void **)&d_v, (size_t)(n * K) * sizeof *d_v, "structure"));
+    FLRQ_GOTO(be->normal(be, d_u, key, 1, 0, m * K));
+    flrq_philox_normal(v, key, 2, 0, (uint64_t)(n * K));
+    for (int64_t i = 0; i < K; i++) {
+        float s = spectrum == FLRQ_BENCH_SPECTRUM_LLM ? 0.4f * powf((float)(i + 1), -0.7f) : exp2f(-(float)i / 8);
+        for (int64_t j = 0; j < n; j++) v[i * n + j] *= s;
+    }
+    FLRQ_GOTO(be->upload(be, d_v, v, (size_t)(n * K) * sizeof *v));
+    FLRQ_GOTO(be->gemm(be, d_a, d_u, d_v, m, n, K, 1, spectrum == FLRQ_BENCH_SPECTRUM_LLM ? 1.0f : 0.01f));
+    FLRQ_GOTO(be->sync(be));
+out:
+    be->release(be, d_v);
+    be->release(be, d_u);
+    free(v);
+    return status;
+}
+
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
+
+int flrq_bench_by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void csv_text(FILE *f, const char *text) {
+    if (!strpbrk(text, ",\"\n")) {
+        fputs(text, f);
+        return;
+    }
+    fputc('"', f);
+    for (; *text; text++) {
+        if (*text == '"') fputc('"', f);
+        fputc(*text, f);
+    }
+    fputc('"', f);
+}
+
+flrq_status flrq_bench_csv(const char *path, const json_t *rows, const char *const *keys, size_t count) {
+    char *text = NULL;
+    size_t bytes, i;
+    json_t *row;
+    FILE *f = open_memstream(&text, &bytes);
+    if (!f) return flrq_fail_memory(0, "the CSV");
+    for (size_t k = 0; k < count; k++) fprintf(f, "%s%s", k ? "," : "", keys[k]);
+    fputc('\n', f);
+    json_array_foreach(rows, i, row) {
+        for (size_t k = 0; k < count; k++) {
+            const json_t *v = json_object_get(row, keys[k]);
+            if (k) fputc(',', f);
+            if (json_is_string(v)) csv_text(f, json_string_value(v));
+            if (json_is_number(v)) fprintf(f, "%.9g", json_number_value(v));
+        }
+        fputc('\n', f);
+    }
+    flrq_status status = fclose(f) == 0 ? flrq_file_write(path, text, bytes) : flrq_fail_memory(0, "the CSV");
+    free(text);
+    return status;
+}

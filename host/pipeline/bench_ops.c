@@ -1,0 +1,77 @@
+/* bench_ops.c - `flrq bench ops`: the bench cases of every op table on one backend, against limits of the same run.
+ *
+ * Every case states the bytes and flops that nobody can avoid (op_cost()). They are held against the copy bandwidth and
+ * the matrix rate of the device in the precision of the case; "floor" is the time that the slower of the two limits
+ * would take, as a fraction of the median. An op that the backend lacks or refuses is a row that says so.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cases/opcase.h"
+#include "pipeline/bench.h"
+
+static const op_table *const tables[] = {&ops_matrix, &ops_small, &ops_quant, &ops_forward};
+enum { TABLES = sizeof tables / sizeof *tables };
+
+static bool wanted(const op_case *c, const flrq_config *config) {
+    char name[256];
+    snprintf(name, sizeof name, "%s %s", c->op, c->shape);
+    return c->use & OP_BENCH && (config->full || !(c->use & OP_LARGE)) && (!config->only || strstr(name, config->only));
+}
+
+static json_t *row_of(const op_case *c, const op_timing *t, const flrq_bench_limits *limits) {
+    json_t *row =
+        json_pack("{s:s, s:s, s:s}", "op", c->op, "shape", c->shape, "precision", c->use & OP_FAST ? "fast" : "full");
+    if (!t->supported || t->status != FLRQ_OK) {
+        const char *why = !t->supported ? "not on this device" : t->text;
+        json_object_set_new(row, "status", json_string(why));
+        return row;
+    }
+    double rate = c->use & OP_FAST ? limits->fast : limits->full;
+    double memory = limits->copy > 0 ? t->bytes / limits->copy : 0, compute = rate > 0 ? t->flops / rate : 0;
+    json_object_update_new(row, json_pack("{s:s, s:f, s:f, s:f, s:i, s:i, s:f, s:f, s:f, s:f, s:f}", "status", "ok",
+                                          "seconds", t->median, "seconds_p10", t->p10, "seconds_p90", t->p90, "samples",
+                                          t->samples, "batch", t->batch, "gb_s", 1e-9 * t->bytes / t->median, "of_copy",
+                                          memory / t->median, "gflop_s", 1e-9 * t->flops / t->median, "of_matrix",
+                                          compute / t->median, "of_floor", fmax(memory, compute) / t->median));
+    return row;
+}
+
+flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
+    static const char *const keys[] = {"op",          "shape",       "precision", "status",  "seconds",
+                                       "seconds_p10", "seconds_p90", "samples",   "batch",   "gb_s",
+                                       "of_copy",     "gflop_s",     "of_matrix", "of_floor"};
+    const flrq_config *c = &params->config;
+    flrq_backend *be = NULL;
+    flrq_device_info device;
+    flrq_bench_limits limits;
+    json_t *rows = json_array();
+    flrq_status status = FLRQ_OK;
+    int64_t cases = 0, done = 0;
+    for (int t = 0; t < TABLES; t++)
+        for (size_t i = 0; i < tables[t]->count; i++) cases += wanted(&tables[t]->cases[i], c);
+    if (cases == 0)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "--only \"%s\": no bench case has that text%s", c->only,
+                            c->full ? "" : " (more with --full)"));
+    FLRQ_GOTO(flrq_backend_open(&be, c->device, (int)c->threads));
+    FLRQ_GOTO(be->info(be, &device));
+    flrq_progress(reporter, "limits", 0, 1);
+    FLRQ_GOTO(flrq_bench_limits_measure(&limits, be, c->seconds));
+    for (int t = 0; t < TABLES; t++)
+        for (size_t i = 0; i < tables[t]->count; i++) {
+            const op_case *op = &tables[t]->cases[i];
+            if (!wanted(op, c)) continue;
+            if (flrq_stop_requested()) FLRQ_GOTO(flrq_fail(FLRQ_STOPPED, "stopped; bench keeps no state"));
+            flrq_progress(reporter, op->op, done++, cases);
+            op_timing timing = op_case_time(op, be, c->seconds);
+            json_array_append_new(rows, row_of(op, &timing, &limits));
+        }
+    if (c->csv) FLRQ_GOTO(flrq_bench_csv(c->csv, rows, keys, sizeof keys / sizeof *keys));
+    *result = json_pack("{s:s, s:s, s:i, s:o, s:O}", "device", be->name, "machine", device.name, "threads",
+                        device.threads, "limits", flrq_bench_limits_json(&limits), "rows", rows);
+out:
+    flrq_backend_close(be);
+    json_decref(rows);
+    return status;
+}
