@@ -44,9 +44,7 @@ flrq_status cpu_finite_check_f64(const char *op, const double *x, int64_t rows, 
 }
 
 flrq_status cpu_diagonal_check(const char *op, const double *r, int64_t b) {
-    for (int64_t i = 0; i < b; i++)
-        if ((float)r[i * b + i] == 0 || !isfinite((float)r[i * b + i]))
-            return flrq_fail(FLRQ_ERR_NUMERIC, "%s: diagonal element %lld of R is %g", op, (long long)i, r[i * b + i]);
+    for (int64_t i = 0; i < b; i++) FLRQ_TRY(op_check_diagonal(op, i, r[i * b + i]));
     return FLRQ_OK;
 }
 

@@ -4,6 +4,7 @@
 #include "core/dtype.h"
 
 #include <limits.h>
+#include <math.h>
 
 flrq_status op_check_operand(const char *op, const flrq_operand *a) {
     if (a->rows < 0 || a->cols < 0 || a->rank < 0 || a->rows > INT32_MAX || a->cols > INT32_MAX || a->rank > INT32_MAX)
@@ -44,6 +45,11 @@ flrq_status op_check_tall(const char *op, int64_t m, int64_t b) {
         return flrq_fail(FLRQ_ERR_SHAPE, "%s: %lld columns of length %lld have no orthonormal basis", op, (long long)b,
                          (long long)m);
     return FLRQ_OK;
+}
+
+flrq_status op_check_diagonal(const char *op, int64_t i, double value) {
+    if ((float)value != 0 && isfinite((float)value)) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_NUMERIC, "%s: diagonal element %lld of R is %g", op, (long long)i, value);
 }
 
 flrq_status op_check_sizes(const char *op, const char *names, int64_t a, int64_t b) {

@@ -21,6 +21,10 @@ flrq_status op_check_shape(const char *op, int64_t rows, int64_t cols, size_t wi
 /** m >= b. FLRQ_ERR_SHAPE. */
 flrq_status op_check_tall(const char *op, int64_t m, int64_t b);
 
+/** Diagonal element i of a triangular factor is finite and not zero in fp32, so that a solve makes sense.
+ *  FLRQ_ERR_NUMERIC. */
+flrq_status op_check_diagonal(const char *op, int64_t i, double value);
+
 /** a and b in [0, INT32_MAX]: their product fits int64, either is a leading dimension for BLAS. FLRQ_ERR_SHAPE. */
 flrq_status op_check_sizes(const char *op, const char *names, int64_t a, int64_t b);
 

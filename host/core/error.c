@@ -1,4 +1,4 @@
-/* error.c - the thread-local error text. */
+/* error.c - the thread-local error text. A plugin has a copy of this file and shares the library's text. */
 #include "core/error.h"
 
 #include <errno.h>
@@ -7,40 +7,50 @@
 #include <string.h>
 
 enum { TEXT_BYTES = 2048 };
-static _Thread_local char error_text[TEXT_BYTES];
+static _Thread_local char own_text[TEXT_BYTES];
+
+char *flrq_error_text(void) {
+    return own_text;
+}
+
+static char *(*text_of_thread)(void) = flrq_error_text;
+
+void flrq_error_share(char *(*text)(void)) {
+    text_of_thread = text;
+}
 
 const char *flrq_last_error(void) {
-    return error_text;
+    return text_of_thread();
 }
 
 flrq_status flrq_fail(flrq_status status, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    vsnprintf(error_text, sizeof error_text, format, args);
+    vsnprintf(text_of_thread(), TEXT_BYTES, format, args);
     va_end(args);
     return status;
 }
 
 flrq_status flrq_fail_errno(flrq_status status, const char *format, ...) {
     int code = errno;
+    char *error_text = text_of_thread();
     va_list args;
     va_start(args, format);
-    int used = vsnprintf(error_text, sizeof error_text, format, args);
+    int used = vsnprintf(error_text, TEXT_BYTES, format, args);
     va_end(args);
-    if (used >= 0 && used < TEXT_BYTES)
-        snprintf(error_text + used, sizeof error_text - (size_t)used, ": %s", strerror(code));
+    if (used >= 0 && used < TEXT_BYTES) snprintf(error_text + used, TEXT_BYTES - (size_t)used, ": %s", strerror(code));
     return status;
 }
 
 flrq_status flrq_trace(flrq_status status, const char *format, ...) {
-    char where[512], old[TEXT_BYTES];
+    char where[512], old[TEXT_BYTES], *error_text = text_of_thread();
     va_list args;
     va_start(args, format);
     vsnprintf(where, sizeof where, format, args);
     va_end(args);
     memcpy(old, error_text, sizeof old);
-    int used = snprintf(error_text, sizeof error_text, "%s: ", where);
-    snprintf(error_text + used, sizeof error_text - (size_t)used, "%s", old);
+    int used = snprintf(error_text, TEXT_BYTES, "%s: ", where);
+    snprintf(error_text + used, TEXT_BYTES - (size_t)used, "%s", old);
     return status;
 }
 

@@ -28,6 +28,12 @@ flrq_status flrq_trace(flrq_status status, const char *format, ...) FLRQ_PRINTF(
 /** Out-of-memory with the number of bytes and what they were for. */
 flrq_status flrq_fail_memory(size_t bytes, const char *what);
 
+/** The error text of this thread, for a plugin to write to; see backend/plugin.h. */
+char *flrq_error_text(void);
+
+/** Called once in a plugin: its failures go to the text that `text` returns. */
+void flrq_error_share(char *(*text)(void));
+
 /** Evaluates once; on failure returns the status from the calling function. */
 #define FLRQ_TRY(expr)                                                                                                 \
     do {                                                                                                               \
