@@ -175,6 +175,8 @@ static const entry table[] = {
     FLAG("full", "bench", "false", full, BENCH_SKETCH | BENCH_OPS, 0,
          "Also cases of many minutes or gigabytes: exact SVDs and one-by-one sketches of large matrices, layers of 70B "
          "models."),
+    TEXT("dump", "bench", "DIR", NULL, dump, BENCH_SKETCH, 0,
+         "Write the matrices as DIR/matrix-ROWSxCOLS.npy, for the same test in other programs."),
     TEXT("only", "bench", "TEXT", NULL, only, BENCH_OPS, 0, "Only cases whose \"op shape\" contains this."),
     REAL("seconds", "bench", "0.5", 0.001, 600, seconds, BENCH_OPS, 0, "Time given to a case."),
     CHOICE("shape", "bench", "llama2-7b", "llama2-7b|llama2-13b|llama2-70b|llama3-8b|llama3-70b|tiny", shape,
@@ -194,7 +196,7 @@ static const entry table[] = {
         "N), cudasim (the CUDA backend executed on the CPU, where built)."),
     INT("threads", "run", "0", 0, 4096, threads, QUANTIZE | PLAN | EVAL | COMPARE | BENCHES, 0,
         "CPU threads; 0 = all this process may use. Does not change the bytes written."),
-    CHOICE("precision", "run", "auto", "auto|full|fast", precision, FITTING | EVAL, 1,
+    CHOICE("precision", "run", "auto", "auto|full|fast", precision, FITTING | EVAL | BENCH_SKETCH, 1,
            "Matrix products of the block forwards and of the power iterations: fp32 (full), or what the device is "
            "fastest at, with fp32 sums. auto: fast on GPUs. The CPU is always full."),
     CHOICE("overlap", "run", "auto", "auto|on|off", overlap, FITTING, 0,

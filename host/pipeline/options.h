@@ -60,7 +60,7 @@ typedef struct flrq_config {
     char *a, *b;
     int special;
     /* bench sketch */
-    char *shapes, *ranks, *methods, *csv;
+    char *shapes, *ranks, *methods, *dump, *csv;
     int spectrum, full;
     int64_t repeats;
     /* bench ops */
