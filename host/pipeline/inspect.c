@@ -262,24 +262,35 @@ out:
 /* ---- devices, tokenize
  * ------------------------------------------------------------------------------------------------------- */
 
+/* Appends the backend `name` to the list; a failure to open is its own row when `absent` rows are wanted. Returns
+ * whether it opened. */
+static int list_device(json_t *devices, const char *name, int absent) {
+    flrq_backend *be;
+    flrq_device_info info;
+    flrq_status status = flrq_backend_open(&be, name, 0);
+    if (status == FLRQ_OK) status = be->info(be, &info);
+    if (status == FLRQ_OK)
+        json_array_append_new(devices,
+                              json_pack("{s:s, s:b, s:s, s:n, s:I, s:I, s:i}", "name", name, "available", 1, "detail",
+                                        info.name, "reason", "memory_bytes", (json_int_t)info.total_bytes, "free_bytes",
+                                        (json_int_t)info.free_bytes, "threads", info.threads));
+    else if (absent)
+        json_array_append_new(devices, json_pack("{s:s, s:b, s:n, s:s}", "name", name, "available", 0, "detail",
+                                                 "reason", flrq_last_error()));
+    flrq_backend_close(be);
+    return status == FLRQ_OK;
+}
+
 flrq_status flrq_job_devices(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
-    static const char *const names[] = {"cpu", "cpu-ref", "cuda"};
     json_t *devices = json_array();
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        flrq_backend *be;
-        flrq_device_info info;
-        flrq_status status = flrq_backend_open(&be, names[i], 0);
-        if (status == FLRQ_OK) status = be->info(be, &info);
-        if (status == FLRQ_OK)
-            json_array_append_new(devices,
-                                  json_pack("{s:s, s:b, s:s, s:n, s:I, s:I, s:i}", "name", names[i], "available", 1,
-                                            "detail", info.name, "reason", "memory_bytes", (json_int_t)info.total_bytes,
-                                            "free_bytes", (json_int_t)info.free_bytes, "threads", info.threads));
-        else
-            json_array_append_new(devices, json_pack("{s:s, s:b, s:n, s:s}", "name", names[i], "available", 0, "detail",
-                                                     "reason", flrq_last_error()));
-        flrq_backend_close(be);
-    }
+    char name[32] = "cuda:0";
+    list_device(devices, "cpu", 1);
+    list_device(devices, "cpu-ref", 1);
+    if (!list_device(devices, name, 0))
+        list_device(devices, "cuda", 1);
+    else
+        for (int i = 1; snprintf(name, sizeof name, "cuda:%d", i) > 0 && list_device(devices, name, 0); i++) continue;
+    list_device(devices, "cudasim", 0); /* for developers: named only where it was built */
     *result = json_pack("{s:o}", "devices", devices);
     return FLRQ_OK;
 }
