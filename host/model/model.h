@@ -156,6 +156,8 @@ typedef struct flrq_block {
 /** Bytes that flrq_block_new() allocates for this model: the arena of the largest block and the host staging (4 MiB,
  * more only for very wide layers). 0 for an unknown family, whose blocks have no slots. */
 size_t flrq_block_bytes(const flrq_model *model);
+/** The host staging among them. */
+size_t flrq_block_host_bytes(const flrq_model *model);
 /** FLRQ_ERR_UNSUPPORTED for an unknown family. */
 flrq_status flrq_block_new(flrq_block **out, const flrq_model *model, flrq_backend *be);
 /** Reads block `index`: dense weights in their source dtype, or unpacked codes, scales and factors of a quantized

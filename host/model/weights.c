@@ -136,6 +136,10 @@ size_t flrq_block_bytes(const flrq_model *model) {
     return staging + arena_size(model, staging);
 }
 
+size_t flrq_block_host_bytes(const flrq_model *model) {
+    return model->family ? staging_size(model) : 0;
+}
+
 /* ---- transfer ---------------------------------------------------------------------------------------------------- */
 
 /** factor * tensor as fp32. The first half of a slot takes the file's values, the second the converted ones. */

@@ -53,7 +53,7 @@ void flrq_stop_clear(void);
 /** One line of the memory table. phase bits: 1 embedding, 2 blocks, 4 load-back check, 8 text. */
 typedef struct flrq_plan_item {
     const char *name;
-    size_t bytes;
+    size_t host, device; /* bytes; device: of memory that is the device's own */
     unsigned phases;
 } flrq_plan_item;
 
@@ -63,25 +63,46 @@ enum { FLRQ_PLAN_EMBED = 1, FLRQ_PLAN_BLOCKS = 2, FLRQ_PLAN_VERIFY = 4, FLRQ_PLA
 typedef struct flrq_plan {
     flrq_fit_options fit;
     flrq_dtype scale_dtype;       /* F16 or BF16 */
+    flrq_precision precision;     /* of the block forwards */
     int calibrated;               /* 0: weights only */
     int64_t segments, length;     /* calibration tokens */
+    int64_t batch;                /* tokens that go through an MLP at once */
+    int overlap;                  /* the next block is read and the last one written beside the present one */
+    int activations_on_host;      /* they do not fit the device */
     flrq_extent extent;           /* largest linear layer */
     int64_t slots;                /* linear layers whose codes are held at once */
     int64_t weights;              /* quantized weights in all */
     int64_t largest_tensor_group; /* groups per row, largest */
-    size_t codes_bytes, factor_bytes, workspace_bytes, staging_bytes;
-    size_t host_bytes;      /* predicted peak */
-    uint64_t output_bytes;  /* files of OUT at the rank bound */
-    uint64_t scratch_bytes; /* beside them while running (activations) */
+    size_t codes_bytes, factor_bytes, workspace_bytes;
+    size_t staging_bytes, feed_bytes; /* of one slot on the way to files, and from files */
+    int separate;                     /* the device has memory of its own */
+    size_t host_bytes, device_bytes;  /* predicted peaks */
+    size_t device_limit;              /* what device_bytes must not exceed; 0: unknown */
+    uint64_t output_bytes;            /* files of OUT at the rank bound */
+    uint64_t scratch_bytes;           /* beside them while running (activations) */
     double flops;
     int items;
     flrq_plan_item item[FLRQ_PLAN_ITEMS];
 } flrq_plan;
 
+/** What a plan is made for. */
+typedef struct flrq_plan_target {
+    int threads;
+    int separate;  /* the device has memory of its own */
+    int open;      /* it is open: what is free is free beside the backend's own context */
+    size_t memory; /* bytes free on it, or, while it is not open, its size; 0: unknown */
+    int64_t batch; /* token batch that an earlier part of the run used; 0: the plan chooses */
+} flrq_plan_target;
+
+/** The target of an open backend, within --device-memory. */
+flrq_plan_target flrq_plan_target_of(const flrq_config *config, const flrq_device_info *device);
+
 /** Checks every shape against the scheme and fills the plan. segments x length: of the calibration that will be used.
- * Errors name the tensor and the remedy. */
+ * On a device with memory of its own it chooses the token batch (the segment, or a half, a quarter, ... of it), the
+ * place of the activations and, with --overlap auto, the overlap, so that device_bytes stay within the target's memory:
+ * FLRQ_ERR_MEMORY when nothing does. Errors name the tensor and the remedy. */
 flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *config, const flrq_model *model, int64_t segments,
-                           int64_t length, int threads);
+                           int64_t length, const flrq_plan_target *target);
 
 /** Segments and length that the options ask for, shortened to the model's context (noticed). Token files give their
  * own. */

@@ -8,19 +8,41 @@
 #include "core/dtype.h"
 
 flrq_status flrq_staging_new(flrq_staging *s, flrq_backend *be, const flrq_plan *plan) {
+    flrq_status status = FLRQ_OK;
     memset(s, 0, sizeof *s);
+    s->be = be;
     s->size = plan->staging_bytes;
-    s->words = malloc(s->size);
+    s->slots = plan->overlap ? FLRQ_STAGING_SLOTS : 1;
     s->bytes = malloc(s->size);
-    if (!s->words || !s->bytes) return flrq_fail_memory(s->size, "packing");
-    return be->alloc(be, &s->d_words, s->size, "packing");
+    if (!s->bytes) FLRQ_GOTO(flrq_fail_memory(s->size, "packing"));
+    for (int i = 0; i < s->slots; i++) {
+        FLRQ_GOTO(be->alloc(be, &s->d_slot[i], s->size, "packing"));
+        FLRQ_GOTO(be->host_alloc(be, &s->slot[i], s->size, "packing"));
+    }
+    if (plan->overlap) FLRQ_GOTO(be->lane_open(be, &s->lane));
+    status = flrq_stage_open(&s->writer, "flrq writer", plan->overlap);
+out:
+    if (status != FLRQ_OK) flrq_staging_free(s);
+    return status;
 }
 
-void flrq_staging_free(flrq_staging *s, flrq_backend *be) {
-    be->release(be, s->d_words);
+void flrq_staging_free(flrq_staging *s) {
+    flrq_stage_close(s->writer);
+    if (s->lane) s->be->lane_close(s->lane);
+    for (int i = 0; i < s->slots; i++) {
+        s->be->host_release(s->be, s->slot[i]);
+        s->be->release(s->be, s->d_slot[i]);
+    }
     free(s->bytes);
-    free(s->words);
     memset(s, 0, sizeof *s);
+}
+
+/* The next slot, when the piece that was in it is written. */
+static flrq_status take_slot(flrq_staging *s, int *slot) {
+    *slot = s->next;
+    s->next = (s->next + 1) % s->slots;
+    if (!s->call[*slot]) return FLRQ_OK;
+    return flrq_stage_wait(s->writer, s->call[*slot]);
 }
 
 void flrq_shard_name(char out[64], int64_t block, int64_t blocks) {
@@ -42,11 +64,11 @@ static int64_t words_of(int64_t cols, int bits) {
     return (cols * bits + 31) / 32;
 }
 
-/* ---- a packed layer: declaration and data (formats.md 2.1, 2.2)
- * ------------------------------------------------------- */
+/* ---- tensors of a layer (formats.md 2.1, 2.2, 5.1) --------------------------------------------------------------- */
 
 typedef struct layer_handles {
-    int packed, scale, shape, zero;
+    int packed, scale, shape, zero, lora_a, lora_b;
+    int64_t rank;
 } layer_handles;
 
 static flrq_status declare(flrq_shard_writer *w, const char *module, const char *suffix, flrq_dtype dtype, int64_t rows,
@@ -79,51 +101,11 @@ static void pack_zeros(uint32_t *words, const uint8_t *zero, int64_t rows, int64
             words[o * bits / 32 * groups + g] |= (uint32_t)zero[o * groups + g] << (o * bits % 32);
 }
 
-static flrq_status write_layer(flrq_shard_writer *w, const flrq_layer *layer, const layer_handles *h,
-                               const flrq_plan *plan, flrq_backend *be, flrq_staging *s) {
-    const flrq_codes *codes = &layer->codes;
-    int bits = codes->bits;
-    int64_t words = words_of(codes->cols, bits), cells = codes->rows * codes->n_groups;
-    for (int64_t row = 0; row < codes->rows; row += FLRQ_CHUNK_ROWS) {
-        int64_t rows = codes->rows - row < FLRQ_CHUNK_ROWS ? codes->rows - row : FLRQ_CHUNK_ROWS;
-        uint64_t bytes = (uint64_t)(rows * words) * sizeof(int32_t);
-        FLRQ_TRY(be->pack(be, s->d_words, codes->code + row * codes->cols, rows, codes->cols, bits));
-        FLRQ_TRY(be->download(be, s->words, s->d_words, bytes));
-        FLRQ_TRY(flrq_shard_write(w, h->packed, s->words, (uint64_t)(row * words) * sizeof(int32_t), bytes));
-    }
-    FLRQ_TRY(be->download(be, s->words, codes->scale, (size_t)cells * sizeof(float)));
-    for (int64_t i = 0; i < cells; i++) flrq_store(s->bytes, plan->scale_dtype, i, ((const float *)s->words)[i]);
-    FLRQ_TRY(flrq_shard_write(w, h->scale, s->bytes, 0, (uint64_t)cells * sizeof(uint16_t)));
-    int64_t shape[2] = {codes->rows, codes->cols};
-    FLRQ_TRY(flrq_shard_write(w, h->shape, shape, 0, sizeof shape));
-    if (codes->symmetric) return FLRQ_OK;
-    FLRQ_TRY(be->download(be, s->words, codes->zero, (size_t)cells));
-    pack_zeros(s->bytes, s->words, codes->rows, codes->n_groups, bits);
-    return flrq_shard_write(w, h->zero, s->bytes, 0,
-                            (uint64_t)(words_of(codes->rows, bits) * codes->n_groups) * sizeof(uint32_t));
-}
-
-/* ---- L and R
- * ------------------------------------------------------------------------------------------------------------ */
-
-static flrq_status declare_factors(flrq_shard_writer *w, const flrq_layer *layer, flrq_dtype dtype, int handle[2]) {
+static flrq_status declare_factors(flrq_shard_writer *w, const flrq_linear *l, flrq_dtype dtype, layer_handles *h) {
     char module[1024];
-    snprintf(module, sizeof module, "base_model.model.%s", layer->linear->module);
-    FLRQ_TRY(declare(w, module, "lora_A.weight", dtype, layer->rank, layer->linear->cols, &handle[0]));
-    return declare(w, module, "lora_B.weight", dtype, layer->linear->rows, layer->rank, &handle[1]);
-}
-
-static flrq_status write_factor(flrq_shard_writer *w, int handle, const float *d_factor, int64_t count,
-                                flrq_dtype dtype, flrq_backend *be, flrq_staging *s) {
-    int64_t step = (int64_t)(s->size / sizeof(float));
-    for (int64_t first = 0; first < count; first += step) {
-        int64_t n = count - first < step ? count - first : step;
-        FLRQ_TRY(be->download(be, s->words, d_factor + first, (size_t)n * sizeof(float)));
-        for (int64_t i = 0; i < n; i++) flrq_store(s->bytes, dtype, i, ((const float *)s->words)[i]);
-        FLRQ_TRY(
-            flrq_shard_write(w, handle, s->bytes, (uint64_t)first * sizeof(uint16_t), (uint64_t)n * sizeof(uint16_t)));
-    }
-    return FLRQ_OK;
+    snprintf(module, sizeof module, "base_model.model.%s", l->module);
+    FLRQ_TRY(declare(w, module, "lora_A.weight", dtype, h->rank, l->cols, &h->lora_a));
+    return declare(w, module, "lora_B.weight", dtype, l->rows, h->rank, &h->lora_b);
 }
 
 static flrq_status copy_tensor(flrq_shard_writer *to, int handle, const flrq_checkpoint *from,
@@ -136,14 +118,16 @@ static flrq_status copy_tensor(flrq_shard_writer *to, int handle, const flrq_che
     return FLRQ_OK;
 }
 
-/* ---- shards
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- the files of a block
+ * ---------------------------------------------------------------------------------------- */
 
 struct flrq_block_writer {
     const flrq_model *model;
     const flrq_plan *plan;
-    flrq_shard_writer *shard;
-    int64_t block;
+    flrq_staging *staging;
+    char *factors_path;
+    flrq_shard_writer *shard, *factors;
+    int64_t block, first_layer, n_layers;
     layer_handles *layers;
     int64_t first_other, others; /* model->others of this block are contiguous */
     int *other_handles;
@@ -151,14 +135,16 @@ struct flrq_block_writer {
 
 void flrq_block_writer_abort(flrq_block_writer *w) {
     if (!w) return;
+    flrq_shard_abort(w->factors);
     flrq_shard_abort(w->shard);
+    free(w->factors_path);
     free(w->other_handles);
     free(w->layers);
     free(w);
 }
 
 flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, const flrq_model *model,
-                                  const flrq_plan *plan, int64_t block) {
+                                  const flrq_plan *plan, flrq_staging *staging, int64_t block) {
     *out = NULL;
     flrq_status status = FLRQ_OK;
     char name[64];
@@ -166,18 +152,23 @@ flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, cons
     char *path = flrq_path_join(dir, name);
     flrq_block_writer *w = calloc(1, sizeof *w);
     if (!w || !path) FLRQ_GOTO(flrq_fail_memory(sizeof *w, "a block writer"));
-    w->model = model, w->plan = plan, w->block = block;
-    int64_t first = block < 0 ? 0 : model->block_first[block],
-            layers = block < 0 ? 0 : model->block_first[block + 1] - first;
+    w->model = model, w->plan = plan, w->staging = staging, w->block = block;
+    if (block >= 0) {
+        w->first_layer = model->block_first[block];
+        w->n_layers = model->block_first[block + 1] - w->first_layer;
+    }
     while (w->first_other < model->n_others && model->others[w->first_other].block < block) w->first_other++;
     while (w->first_other + w->others < model->n_others && model->others[w->first_other + w->others].block == block)
         w->others++;
-    w->layers = calloc((size_t)layers + 1, sizeof *w->layers);
+    flrq_factors_name(name, block);
+    w->factors_path = path_in(dir, ".flrq", name);
+    w->layers = calloc((size_t)w->n_layers + 1, sizeof *w->layers);
     w->other_handles = calloc((size_t)w->others + 1, sizeof *w->other_handles);
-    if (!w->layers || !w->other_handles) FLRQ_GOTO(flrq_fail_memory((size_t)layers, "a block writer"));
+    if (!w->factors_path || !w->layers || !w->other_handles)
+        FLRQ_GOTO(flrq_fail_memory((size_t)w->n_layers, "a block writer"));
     FLRQ_GOTO(flrq_shard_create(&w->shard, path, NULL));
-    for (int64_t i = 0; i < layers; i++)
-        FLRQ_GOTO(declare_layer(w->shard, &model->linears[first + i], plan, &w->layers[i]));
+    for (int64_t i = 0; i < w->n_layers; i++)
+        FLRQ_GOTO(declare_layer(w->shard, &model->linears[w->first_layer + i], plan, &w->layers[i]));
     for (int64_t i = 0; i < w->others; i++) {
         const flrq_other *o = &model->others[w->first_other + i];
         if (o->fate != FLRQ_FATE_COPY) continue;
@@ -195,53 +186,161 @@ out:
     return FLRQ_OK;
 }
 
-flrq_status flrq_block_writer_layer(flrq_block_writer *w, int64_t index, const flrq_layer *layer, flrq_backend *be,
-                                    flrq_staging *staging) {
-    return write_layer(w->shard, layer, &w->layers[index], w->plan, be, staging);
+/* ---- pieces: packed or copied into a slot by the thread that issues ops, taken out of it by the writer
+ * ----------- */
+
+typedef enum part { PART_PACKED, PART_SCALE, PART_ZERO, PART_LORA_A, PART_LORA_B } part;
+
+/* Arguments of the writer's call. */
+typedef struct piece {
+    int64_t layer; /* within the block */
+    part part;
+    int slot;
+    int64_t first, count; /* elements of the tensor: words, scales, cells of zero points, factor elements */
+} piece;
+_Static_assert(sizeof(piece) <= FLRQ_STAGE_ARGUMENTS, "a piece is the argument of a call");
+
+/* Elements of 16 bits from fp32. */
+static flrq_status write_halves(flrq_shard_writer *file, int handle, const piece *p, flrq_dtype dtype,
+                                flrq_staging *s) {
+    for (int64_t i = 0; i < p->count; i++) flrq_store(s->bytes, dtype, i, ((const float *)s->slot[p->slot])[i]);
+    return flrq_shard_write(file, handle, s->bytes, (uint64_t)p->first * sizeof(uint16_t),
+                            (uint64_t)p->count * sizeof(uint16_t));
 }
 
-flrq_status flrq_block_writer_finish(flrq_block_writer *w, flrq_staging *staging, uint64_t *hash) {
+static flrq_status write_zeros(flrq_shard_writer *file, int handle, const piece *p, const flrq_linear *l, int bits,
+                               flrq_staging *s) {
+    int64_t groups = p->count / l->rows;
+    pack_zeros(s->bytes, s->slot[p->slot], l->rows, groups, bits);
+    return flrq_shard_write(file, handle, s->bytes, 0, (uint64_t)(words_of(l->rows, bits) * groups) * sizeof(uint32_t));
+}
+
+static flrq_status fetch(flrq_staging *s, int slot, size_t bytes) {
+    if (!s->lane) return s->be->download(s->be, s->slot[slot], s->d_slot[slot], bytes);
+    uint64_t ticket;
+    FLRQ_TRY(s->be->lane_download(s->lane, s->slot[slot], s->d_slot[slot], bytes, &ticket));
+    return s->be->lane_wait(s->lane, ticket);
+}
+
+/* The writer's call for a piece. */
+static flrq_status write_piece(void *context, const void *arguments) {
+    flrq_block_writer *w = context;
+    const piece *p = arguments;
+    flrq_staging *s = w->staging;
+    const flrq_linear *l = &w->model->linears[w->first_layer + p->layer];
+    const layer_handles *h = &w->layers[p->layer];
+    flrq_status status = fetch(s, p->slot, (size_t)p->count * (p->part == PART_ZERO ? 1 : 4));
+    if (status == FLRQ_OK) switch (p->part) {
+        case PART_PACKED:
+            status = flrq_shard_write(w->shard, h->packed, s->slot[p->slot], (uint64_t)p->first * sizeof(int32_t),
+                                      (uint64_t)p->count * sizeof(int32_t));
+            break;
+        case PART_SCALE:
+            status = write_halves(w->shard, h->scale, p, w->plan->scale_dtype, s);
+            break;
+        case PART_ZERO:
+            status = write_zeros(w->shard, h->zero, p, l, w->plan->fit.scheme.bits, s);
+            break;
+        case PART_LORA_A:
+            status = write_halves(w->factors, h->lora_a, p, w->plan->fit.factor_dtype, s);
+            break;
+        case PART_LORA_B:
+            status = write_halves(w->factors, h->lora_b, p, w->plan->fit.factor_dtype, s);
+            break;
+        }
+    return status == FLRQ_OK ? FLRQ_OK : flrq_trace(status, "tensor %s.weight", l->module);
+}
+
+/* Hands what the ops have put into the slot to the writer. */
+static flrq_status send(flrq_block_writer *w, const piece *p) {
+    flrq_staging *s = w->staging;
+    if (s->lane) FLRQ_TRY(s->be->lane_after_ops(s->lane));
+    return flrq_stage_call(s->writer, write_piece, w, p, sizeof *p, &s->call[p->slot]);
+}
+
+/* Sends `count` elements at d_from as they are, in as many pieces as slots ask for. */
+static flrq_status send_array(flrq_block_writer *w, int64_t layer, part part, const void *d_from, int64_t count,
+                              size_t element) {
+    flrq_staging *s = w->staging;
+    int64_t step = (int64_t)(s->size / element);
+    for (int64_t first = 0; first < count; first += step) {
+        piece p = {layer, part, 0, first, count - first < step ? count - first : step};
+        FLRQ_TRY(take_slot(s, &p.slot));
+        FLRQ_TRY(s->be->copy(s->be, s->d_slot[p.slot], (const char *)d_from + (size_t)first * element,
+                             (size_t)p.count * element));
+        FLRQ_TRY(send(w, &p));
+    }
+    return FLRQ_OK;
+}
+
+/* The writer's call for weight_shape. */
+static flrq_status write_shape(void *context, const void *arguments) {
+    flrq_block_writer *w = context;
+    int64_t layer;
+    memcpy(&layer, arguments, sizeof layer);
+    const flrq_linear *l = &w->model->linears[w->first_layer + layer];
+    int64_t shape[2] = {l->rows, l->cols};
+    flrq_status status = flrq_shard_write(w->shard, w->layers[layer].shape, shape, 0, sizeof shape);
+    return status == FLRQ_OK ? FLRQ_OK : flrq_trace(status, "tensor %s.weight", l->module);
+}
+
+flrq_status flrq_block_writer_layer(flrq_block_writer *w, int64_t index, const flrq_layer *layer) {
+    const flrq_codes *codes = &layer->codes;
+    flrq_staging *s = w->staging;
+    int64_t words = words_of(codes->cols, codes->bits), cells = codes->rows * codes->n_groups;
+    for (int64_t row = 0; row < codes->rows; row += FLRQ_CHUNK_ROWS) {
+        int64_t rows = codes->rows - row < FLRQ_CHUNK_ROWS ? codes->rows - row : FLRQ_CHUNK_ROWS;
+        piece p = {index, PART_PACKED, 0, row * words, rows * words};
+        FLRQ_TRY(take_slot(s, &p.slot));
+        FLRQ_TRY(
+            s->be->pack(s->be, s->d_slot[p.slot], codes->code + row * codes->cols, rows, codes->cols, codes->bits));
+        FLRQ_TRY(send(w, &p));
+    }
+    FLRQ_TRY(send_array(w, index, PART_SCALE, codes->scale, cells, sizeof(float)));
+    FLRQ_TRY(flrq_stage_call(s->writer, write_shape, w, &index, sizeof index, NULL));
+    return codes->symmetric ? FLRQ_OK : send_array(w, index, PART_ZERO, codes->zero, cells, 1);
+}
+
+/* The writer's call that begins the factors' file, when all ranks are known. */
+static flrq_status begin_factors(void *context, const void *arguments) {
+    flrq_block_writer *w = context;
+    (void)arguments;
+    FLRQ_TRY(flrq_shard_create(&w->factors, w->factors_path, NULL));
+    for (int64_t i = 0; i < w->n_layers; i++)
+        if (w->layers[i].rank)
+            FLRQ_TRY(declare_factors(w->factors, &w->model->linears[w->first_layer + i], w->plan->fit.factor_dtype,
+                                     &w->layers[i]));
+    return flrq_shard_begin(w->factors);
+}
+
+flrq_status flrq_block_writer_factors(flrq_block_writer *w, const flrq_layer *layers) {
+    for (int64_t i = 0; i < w->n_layers; i++) w->layers[i].rank = layers[i].rank; /* not read before begin_factors() */
+    FLRQ_TRY(flrq_stage_call(w->staging->writer, begin_factors, w, NULL, 0, NULL));
+    for (int64_t i = 0; i < w->n_layers; i++) {
+        const flrq_layer *l = &layers[i];
+        FLRQ_TRY(send_array(w, i, PART_LORA_A, l->d_r, l->rank * l->linear->cols, sizeof(float)));
+        FLRQ_TRY(send_array(w, i, PART_LORA_B, l->d_l, l->linear->rows * l->rank, sizeof(float)));
+    }
+    return FLRQ_OK;
+}
+
+flrq_status flrq_block_writer_finish(flrq_block_writer *w, uint64_t *hash, uint64_t *factors_hash) {
     flrq_status status = FLRQ_OK;
+    *hash = *factors_hash = 0;
     for (int64_t i = 0; i < w->others; i++) {
         const flrq_other *o = &w->model->others[w->first_other + i];
         if (o->fate != FLRQ_FATE_COPY) continue;
-        FLRQ_GOTO(
-            copy_tensor(w->shard, w->other_handles[i], w->model->checkpoint, o->tensor, staging->bytes, staging->size));
+        FLRQ_GOTO(copy_tensor(w->shard, w->other_handles[i], w->model->checkpoint, o->tensor, w->staging->bytes,
+                              w->staging->size));
     }
     status = flrq_shard_finish(w->shard, hash);
     w->shard = NULL;
+    if (status == FLRQ_OK && w->factors) {
+        status = flrq_shard_finish(w->factors, factors_hash);
+        w->factors = NULL;
+    }
 out:
     flrq_block_writer_abort(w);
-    return status;
-}
-
-flrq_status flrq_output_factors(const char *dir, int64_t block, const flrq_layer *layers, int64_t count,
-                                const flrq_plan *plan, flrq_backend *be, flrq_staging *staging, uint64_t *hash) {
-    char name[64];
-    flrq_shard_writer *w = NULL;
-    flrq_status status = FLRQ_OK;
-    flrq_factors_name(name, block);
-    char *path = path_in(dir, ".flrq", name);
-    int(*handles)[2] = malloc((size_t)(count + 1) * sizeof *handles);
-    if (!path || !handles) FLRQ_GOTO(flrq_fail_memory((size_t)count * sizeof *handles, "the factors file"));
-    FLRQ_GOTO(flrq_shard_create(&w, path, NULL));
-    for (int64_t i = 0; i < count; i++)
-        if (layers[i].rank) FLRQ_GOTO(declare_factors(w, &layers[i], plan->fit.factor_dtype, handles[i]));
-    FLRQ_GOTO(flrq_shard_begin(w));
-    for (int64_t i = 0; i < count; i++) {
-        const flrq_layer *l = &layers[i];
-        if (!l->rank) continue;
-        FLRQ_GOTO(
-            write_factor(w, handles[i][0], l->d_r, l->rank * l->linear->cols, plan->fit.factor_dtype, be, staging));
-        FLRQ_GOTO(
-            write_factor(w, handles[i][1], l->d_l, l->linear->rows * l->rank, plan->fit.factor_dtype, be, staging));
-    }
-    status = flrq_shard_finish(w, hash);
-    w = NULL;
-out:
-    flrq_shard_abort(w);
-    free(handles);
-    free(path);
     return status;
 }
 

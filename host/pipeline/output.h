@@ -7,6 +7,7 @@
 #define FLRQ_PIPELINE_OUTPUT_H
 
 #include "pipeline/job.h"
+#include "pipeline/stream.h"
 
 /** A quantized layer ready to be written. d_l [rows, rank], d_r [rank, cols] fp32, exact in the factor type. */
 typedef struct flrq_layer {
@@ -16,15 +17,25 @@ typedef struct flrq_layer {
     int64_t rank;
 } flrq_layer;
 
-/** Buffers for packing and copying, sized by the plan. */
+enum { FLRQ_STAGING_SLOTS = 4 };
+
+/** The way of results to files: pieces are packed on the device into slots used in turn; the writer, a stage of calls,
+ * copies each to the host and writes it. Sized by the plan. With overlap the writer has a thread and a lane; the thread
+ * that issues ops only waits when no slot is free. */
 typedef struct flrq_staging {
-    void *d_words;       /* backend memory */
-    void *words, *bytes; /* host */
-    size_t size;         /* of each */
+    flrq_backend *be;
+    flrq_stage *writer;
+    flrq_lane *lane; /* of the writer's thread; NULL without overlap */
+    size_t size;     /* of a slot */
+    int slots, next;
+    void *d_slot[FLRQ_STAGING_SLOTS];  /* backend memory */
+    void *slot[FLRQ_STAGING_SLOTS];    /* the same piece on the host */
+    uint64_t call[FLRQ_STAGING_SLOTS]; /* the writer's call that takes the piece */
+    void *bytes;                       /* the writer's: a piece in the type of the file */
 } flrq_staging;
 
 flrq_status flrq_staging_new(flrq_staging *staging, flrq_backend *be, const flrq_plan *plan);
-void flrq_staging_free(flrq_staging *staging, flrq_backend *be);
+void flrq_staging_free(flrq_staging *staging); /* waits for the writer; a zeroed one is fine */
 
 /** "model-00002-of-00033.safetensors": shard of block `block`, or of the tensors outside all blocks for -1. */
 void flrq_shard_name(char out[64], int64_t block, int64_t blocks);
@@ -32,21 +43,27 @@ void flrq_shard_name(char out[64], int64_t block, int64_t blocks);
 /** "lowrank-00002.safetensors" in OUT/.flrq. */
 void flrq_factors_name(char out[64], int64_t block);
 
-/** The shard of one block while it is being written: packed layers as they are done, then the block's other tensors.
- * Block -1 is the shard of everything outside the blocks and has no layers. */
+/** The files of one block while they are written: the shard, and L and R in OUT/.flrq/lowrank-*.safetensors. Block -1
+ * is the shard of everything outside the blocks and has no layers. */
 typedef struct flrq_block_writer flrq_block_writer;
-flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, const flrq_model *model,
-                                  const flrq_plan *plan, int64_t block);
-/** Writes codes, scales, shape and zero points of the block's layer `index` (0-based within the block). */
-flrq_status flrq_block_writer_layer(flrq_block_writer *writer, int64_t index, const flrq_layer *layer, flrq_backend *be,
-                                    flrq_staging *staging);
-/** Copies the other tensors, completes the file (hash of its bytes) and frees the writer. */
-flrq_status flrq_block_writer_finish(flrq_block_writer *writer, flrq_staging *staging, uint64_t *hash);
-void flrq_block_writer_abort(flrq_block_writer *writer); /* NULL is fine */
 
-/** Writes OUT/.flrq/lowrank-*.safetensors with L and R of a block's layers (none for rank 0). */
-flrq_status flrq_output_factors(const char *dir, int64_t block, const flrq_layer *layers, int64_t count,
-                                const flrq_plan *plan, flrq_backend *be, flrq_staging *staging, uint64_t *hash);
+/** Creates the shard; the writer has nothing else to do. staging, model and plan are borrowed. */
+flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, const flrq_model *model,
+                                  const flrq_plan *plan, flrq_staging *staging, int64_t block);
+
+/** Hands codes, scales, shape and zero points of the block's layer `index` (0-based within the block) to the writer.
+ * The layer's arrays may be overwritten by later ops. */
+flrq_status flrq_block_writer_layer(flrq_block_writer *writer, int64_t index, const flrq_layer *layer);
+
+/** Hands L and R of all layers of the block to the writer. */
+flrq_status flrq_block_writer_factors(flrq_block_writer *writer, const flrq_layer *layers);
+
+/** For the writer's thread, after all of these: copies the other tensors, completes the files (hashes of their bytes;
+ * factors_hash 0 for block -1) and frees, on failure too. */
+flrq_status flrq_block_writer_finish(flrq_block_writer *writer, uint64_t *hash, uint64_t *factors_hash);
+
+/** When the writer has nothing to do: removes what was begun and frees. NULL is fine. */
+void flrq_block_writer_abort(flrq_block_writer *writer);
 
 /** Merges OUT/.flrq/lowrank-*.safetensors into OUT/lowrank/adapter_model.safetensors and writes adapter_config.json in
  * the unit-scale encoding. ranks: rank of every linear. No folder when all are 0. */

@@ -13,10 +13,17 @@
 #include "backend/cpu_kernels.h"
 #include "core/parallel.h"
 #include "io/npy.h"
+#include "pipeline/output.h"
 
 /* Program, libraries and heap of a process that has opened a model, measured on models of a few kilobytes, where
- * nothing else shows; pieces in which tensors are copied, and those of the load-back check. */
-enum { BASE_BYTES = 9 << 20, COPY_BYTES = 1 << 20, CHECK_BYTES = 4 << 20 };
+ * nothing else shows; pieces in which tensors are copied, those of the load-back check, and those in which a reader's
+ * thread reads. */
+enum { BASE_BYTES = 9 << 20, COPY_BYTES = 1 << 20, CHECK_BYTES = 4 << 20, FEED_BYTES = 16 << 20 };
+
+/* What the CUDA backend takes beside the plan's own buffers: its context with the code of kernels and libraries, the
+ * workspace of cuBLAS and the panels in which implicit matrices are formed; and the libraries' part in host memory. */
+enum { CUDA_CONTEXT = 600 << 20, CUDA_WORKSPACE = 64 << 20, CUDA_PANELS = 64 << 20, CUDA_HOST = 400 << 20 };
+
 enum { ALL_PHASES = FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS | FLRQ_PLAN_VERIFY | FLRQ_PLAN_TEXT };
 
 void flrq_fit_options_from(flrq_fit_options *o, const flrq_config *c, flrq_dtype dtype) {
@@ -81,10 +88,6 @@ flrq_status flrq_plan_calibration(const flrq_params *params, const flrq_model *m
     return FLRQ_OK;
 }
 
-static void add(flrq_plan *plan, const char *name, size_t bytes, unsigned phases) {
-    if (bytes) plan->item[plan->items++] = (flrq_plan_item){name, bytes, phases};
-}
-
 /* Refuses what compressed-tensors cannot hold (formats.md 2.4). */
 static flrq_status check_linear(const flrq_config *c, const flrq_linear *linear) {
     if (c->group > 0 && linear->cols % c->group != 0)
@@ -124,22 +127,20 @@ static size_t text_bytes(const flrq_config *c, const flrq_model *model) {
     return 11 * tokenizer + 4 * file_bytes("", c->calib);
 }
 
-flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_model *model, int64_t segments,
-                           int64_t length, int threads) {
-    memset(plan, 0, sizeof *plan);
-    if (model->quantized)
-        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s is already quantized; quantize its source instead", model->dir);
-    if (model->n_linears == 0) return flrq_fail(FLRQ_ERR_FORMAT, "%s: no linear layer found to quantize", model->dir);
-    flrq_fit_options_from(&plan->fit, c, model->dtype);
-    plan->scale_dtype = plan->fit.factor_dtype;
-    plan->calibrated = segments > 0;
-    plan->segments = segments, plan->length = length;
-    const flrq_scheme *scheme = &plan->fit.scheme;
+/* What the memory of a plan follows from, gathered over the linear layers and tensors. */
+typedef struct sizes {
+    size_t codes, factors;            /* of all layers that are held at once */
+    size_t one_codes, one_factors;    /* of the largest layer */
+    size_t source_weight, other_copy; /* largest tensors */
+} sizes;
 
-    size_t block_codes = 0, block_factors = 0, largest_codes = 0, largest_factors = 0, source_weight = 0;
-    size_t single_codes = 0, single_factors = 0, largest_copy = 0;
+/* Shapes, work and files of the run; what its memory follows from. */
+static flrq_status measure(flrq_plan *plan, const flrq_config *c, const flrq_model *model, sizes *s) {
+    const flrq_scheme *scheme = &plan->fit.scheme;
+    size_t block_codes = 0, block_factors = 0;
     double sketch_flops = 0;
-    int64_t block = -1, in_block = 0, widest_input = 0;
+    int64_t block = -1, in_block = 0;
+    memset(s, 0, sizeof *s);
     for (int64_t i = 0; i < model->n_linears; i++) {
         const flrq_linear *l = &model->linears[i];
         FLRQ_TRY(check_linear(c, l));
@@ -148,15 +149,14 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
         size_t codes = flrq_codes_bytes(scheme, l->rows, l->cols);
         size_t factors = (size_t)(cap * (l->rows + l->cols)) * sizeof(float);
         block_codes += codes, block_factors += factors, in_block++;
-        single_codes = max_size(single_codes, codes), single_factors = max_size(single_factors, factors);
-        largest_codes = max_size(largest_codes, plan->calibrated ? block_codes : codes);
-        largest_factors = max_size(largest_factors, block_factors); /* written together, after the block */
+        s->one_codes = max_size(s->one_codes, codes), s->one_factors = max_size(s->one_factors, factors);
+        s->codes = max_size(s->codes, plan->calibrated ? block_codes : codes);
+        s->factors = max_size(s->factors, block_factors); /* written together, after the block */
+        s->source_weight = max_size(s->source_weight, (size_t)l->weight->bytes);
         if (in_block > plan->slots) plan->slots = in_block;
         if (l->rows > plan->extent.rows) plan->extent.rows = l->rows;
         if (l->cols > plan->extent.cols) plan->extent.cols = l->cols;
         if (count > plan->extent.count) plan->extent.count = count;
-        if (l->cols > widest_input) widest_input = l->cols;
-        source_weight = max_size(source_weight, (size_t)l->weight->bytes);
         plan->weights += count;
         int64_t groups = flrq_scheme_groups(scheme, l->cols);
         if (groups > plan->largest_tensor_group) plan->largest_tensor_group = groups;
@@ -169,77 +169,211 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
     for (int64_t i = 0; i < model->n_others; i++)
         if (model->others[i].fate == FLRQ_FATE_COPY) {
             plan->output_bytes += model->others[i].tensor->bytes;
-            largest_copy = max_size(largest_copy, (size_t)model->others[i].tensor->bytes);
+            s->other_copy = max_size(s->other_copy, (size_t)model->others[i].tensor->bytes);
         }
-    plan->codes_bytes = largest_codes;
-    plan->factor_bytes = largest_factors;
+    plan->codes_bytes = s->codes;
+    plan->factor_bytes = s->factors;
     int64_t words = (plan->extent.cols * c->bits + 31) / 32;
     size_t chunk = (size_t)FLRQ_CHUNK_ROWS * (size_t)words * sizeof(int32_t);
     size_t scales = (size_t)plan->extent.rows * (size_t)plan->largest_tensor_group * sizeof(float);
     plan->staging_bytes = max_size(max_size(chunk, scales), COPY_BYTES);
+    plan->flops = 2.0 * 2.0 * (double)plan->weights * (double)plan->segments * (double)plan->length + sketch_flops;
+    return FLRQ_OK;
+}
 
-    size_t activations = (size_t)segments * (size_t)length * (size_t)model->hidden * sizeof(float);
-    add(plan, "program and libraries", BASE_BYTES, ALL_PHASES);
+/* ---- memory
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* One line: host memory, and memory of the backend, which is host memory too where the device has none of its own. */
+static void add(flrq_plan *plan, const char *name, size_t host, size_t backend, unsigned phases) {
+    flrq_plan_item item = {.name = name, .host = host, .phases = phases};
+    *(plan->separate ? &item.device : &item.host) += backend;
+    if (host + backend) plan->item[plan->items++] = item;
+}
+
+/* The table for the batch, overlap and place of the activations that the plan has now, and its peaks. */
+static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *model, const sizes *s, int threads) {
+    size_t activations = (size_t)plan->segments * (size_t)plan->length * (size_t)model->hidden * sizeof(float);
+    size_t copies = plan->overlap ? 2 : 1;
+    plan->items = 0;
+    add(plan, "program and libraries", BASE_BYTES, 0, ALL_PHASES);
+    if (plan->separate) {
+        add(plan, "CUDA context and libraries", CUDA_HOST, CUDA_CONTEXT, ALL_PHASES);
+        add(plan, "CUDA workspace and panels", 0, (size_t)CUDA_WORKSPACE + CUDA_PANELS, ALL_PHASES);
+    }
     if (plan->calibrated) {
-        size_t inputs = 0, seen = 0;
+        size_t sums = 0, sketches = 0, seen = 0, staging = flrq_block_host_bytes(model);
         for (int64_t i = model->block_first[0]; i < model->block_first[1]; i++) {
             const flrq_linear *l = &model->linears[i];
             if (seen >> l->input & 1) continue;
             seen |= (size_t)1 << l->input;
-            inputs += (size_t)l->cols * (2 * sizeof(double) + (size_t)c->error_sketch * sizeof(float));
+            sums += (size_t)l->cols * 2 * sizeof(double);
+            sketches += (size_t)(l->cols * c->error_sketch) * sizeof(float);
         }
-        plan->workspace_bytes = flrq_workspace_bytes(model, length, FLRQ_TOKEN_TILE);
-        if (c->calib) add(plan, "tokenizer and text", text_bytes(c, model), FLRQ_PLAN_TEXT);
-        add(plan, "calibration activations", activations, FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS);
-        add(plan, "embedding", flrq_globals_bytes(model, FLRQ_GLOBALS_EMBED), FLRQ_PLAN_EMBED);
-        add(plan, "block in its source type", flrq_block_bytes(model), FLRQ_PLAN_BLOCKS);
-        add(plan, "forward workspace", plan->workspace_bytes + (size_t)(length * model->hidden) * sizeof(float),
+        plan->workspace_bytes = flrq_workspace_bytes(model, plan->length, plan->batch);
+        if (c->calib) add(plan, "tokenizer and text", text_bytes(c, model), 0, FLRQ_PLAN_TEXT);
+        add(plan, "calibration activations", plan->activations_on_host ? activations : 0,
+            plan->activations_on_host ? 0 : activations, FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS);
+        add(plan, "embedding", 0, flrq_globals_bytes(model, FLRQ_GLOBALS_EMBED), FLRQ_PLAN_EMBED);
+        add(plan, plan->overlap ? "two blocks in their source type" : "block in its source type", copies * staging,
+            copies * (flrq_block_bytes(model) - staging), FLRQ_PLAN_BLOCKS);
+        add(plan, "forward workspace", 0,
+            plan->workspace_bytes + (size_t)(plan->length * model->hidden) * sizeof(float), FLRQ_PLAN_BLOCKS);
+        add(plan, "input statistics and sketches", plan->separate ? sums : 0, sums + sketches, FLRQ_PLAN_BLOCKS);
+        add(plan, "activation projections", 0, (size_t)(plan->length * c->error_sketch) * sizeof(float),
             FLRQ_PLAN_BLOCKS);
-        add(plan, "input statistics and sketches", inputs, FLRQ_PLAN_BLOCKS);
-        add(plan, "activation projections", (size_t)(length * c->error_sketch) * sizeof(float), FLRQ_PLAN_BLOCKS);
         plan->scratch_bytes = activations;
     } else
-        add(plan, "one weight in its source type", source_weight, FLRQ_PLAN_BLOCKS);
-    add(plan, "codes and scales", largest_codes, FLRQ_PLAN_BLOCKS);
-    add(plan, "low-rank factors", largest_factors, FLRQ_PLAN_BLOCKS);
-    add(plan, "fit of one matrix", flrq_fit_space_bytes(&plan->fit, plan->extent), FLRQ_PLAN_BLOCKS);
-    add(plan, "packing", 2 * plan->staging_bytes, FLRQ_PLAN_BLOCKS);
-    size_t panel = min_size((size_t)plan->extent.cols, CPU_PANEL_COLS);
-    add(plan, "thread scratch", (size_t)threads * (CPU_GEMM_WORK + CPU_TILE_ROWS * panel) * sizeof(float),
+        add(plan, plan->overlap ? "two weights in their source type" : "one weight in its source type", 0,
+            copies * s->source_weight, FLRQ_PLAN_BLOCKS);
+    add(plan, "codes and scales", 0, s->codes, FLRQ_PLAN_BLOCKS);
+    add(plan, "low-rank factors", 0, s->factors, FLRQ_PLAN_BLOCKS);
+    size_t fit_host = flrq_fit_space_host_bytes(&plan->fit, plan->extent);
+    add(plan, "fit of one matrix", fit_host, flrq_fit_space_bytes(&plan->fit, plan->extent) - fit_host,
         FLRQ_PLAN_BLOCKS);
+    plan->feed_bytes = plan->overlap ? FEED_BYTES : COPY_BYTES;
+    /* Slots on both sides and the writer's buffer; with one slot the halves of these that scales fill never meet. */
+    size_t slots = plan->overlap ? FLRQ_STAGING_SLOTS : 1;
+    add(plan, "packing", (plan->overlap || plan->separate ? slots + 1 : 1) * plan->staging_bytes,
+        slots * plan->staging_bytes, FLRQ_PLAN_BLOCKS);
+    if (plan->overlap)
+        add(plan, "reading", min_size(FLRQ_FEED_SLOTS * plan->feed_bytes, s->source_weight), 0, FLRQ_PLAN_BLOCKS);
+    size_t panel = min_size((size_t)plan->extent.cols, CPU_PANEL_COLS);
+    if (!plan->separate)
+        add(plan, "thread scratch", (size_t)threads * (CPU_GEMM_WORK + CPU_TILE_ROWS * panel) * sizeof(float), 0,
+            FLRQ_PLAN_BLOCKS);
     add(plan, "load-back check",
-        source_weight + single_codes + single_factors + min_size(source_weight, CHECK_BYTES) +
-            min_size(largest_copy, CHECK_BYTES) + 2 * min_size(single_codes, CHECK_BYTES),
-        FLRQ_PLAN_VERIFY);
+        min_size(s->source_weight, CHECK_BYTES) + min_size(s->other_copy, CHECK_BYTES) +
+            2 * min_size(s->one_codes, CHECK_BYTES),
+        s->source_weight + s->one_codes + s->one_factors, FLRQ_PLAN_VERIFY);
+    plan->host_bytes = plan->device_bytes = 0;
     for (unsigned phase = 1; phase & ALL_PHASES; phase <<= 1) {
-        size_t sum = 0;
+        size_t host = 0, device = 0;
         for (int i = 0; i < plan->items; i++)
-            if (plan->item[i].phases & phase) sum += plan->item[i].bytes;
-        plan->host_bytes = max_size(plan->host_bytes, sum);
+            if (plan->item[i].phases & phase) host += plan->item[i].host, device += plan->item[i].device;
+        plan->host_bytes = max_size(plan->host_bytes, host);
+        plan->device_bytes = max_size(plan->device_bytes, device);
     }
-    plan->flops = 2.0 * 2.0 * (double)plan->weights * (double)segments * (double)length + sketch_flops;
+}
+
+/* Halves the token batch until the plan fits the device, in units of FLRQ_TOKEN_TILE. True when it does. */
+static int fit_batch(flrq_plan *plan, const flrq_config *c, const flrq_model *model, const sizes *s,
+                     const flrq_plan_target *target) {
+    for (int64_t batch = target->batch ? target->batch : plan->length;;) {
+        plan->batch = batch;
+        lay_out(plan, c, model, s, target->threads);
+        if (!plan->device_limit || plan->device_bytes <= plan->device_limit) return 1;
+        int64_t half = (batch / 2 + FLRQ_TOKEN_TILE - 1) / FLRQ_TOKEN_TILE * FLRQ_TOKEN_TILE;
+        if (target->batch || half >= batch) return 0;
+        batch = half;
+    }
+}
+
+/* On a device with memory of its own: first with overlap and the activations on the device, then with less of both. */
+static flrq_status fit_device(flrq_plan *plan, const flrq_config *c, const flrq_model *model, const sizes *s,
+                              const flrq_plan_target *target) {
+    for (plan->overlap = c->overlap != OVERLAP_OFF; plan->overlap >= (c->overlap == OVERLAP_ON); plan->overlap--)
+        for (plan->activations_on_host = 0; plan->activations_on_host <= plan->calibrated; plan->activations_on_host++)
+            if (fit_batch(plan, c, model, s, target)) return FLRQ_OK;
+    const flrq_plan_item *largest = &plan->item[0];
+    for (int i = 1; i < plan->items; i++)
+        if (plan->item[i].device > largest->device) largest = &plan->item[i];
+    return flrq_fail(
+        FLRQ_ERR_MEMORY,
+        "%s: at least %zu bytes of device memory wanted, %zu to be had; the largest part is %zu for %s; use "
+        "a shorter --calib-len, fewer --calib-samples, or another --device",
+        model->dir, plan->device_bytes, plan->device_limit, largest->device, largest->name);
+}
+
+flrq_plan_target flrq_plan_target_of(const flrq_config *c, const flrq_device_info *device) {
+    flrq_plan_target target = {.threads = device->threads, .separate = device->separate_memory, .open = 1};
+    size_t asked = (size_t)(c->device_memory * 1e9);
+    if (target.separate) target.memory = asked && asked < device->free_bytes ? asked : device->free_bytes;
+    return target;
+}
+
+flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_model *model, int64_t segments,
+                           int64_t length, const flrq_plan_target *target) {
+    sizes s;
+    memset(plan, 0, sizeof *plan);
+    if (model->quantized)
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s is already quantized; quantize its source instead", model->dir);
+    if (model->n_linears == 0) return flrq_fail(FLRQ_ERR_FORMAT, "%s: no linear layer found to quantize", model->dir);
+    flrq_fit_options_from(&plan->fit, c, model->dtype);
+    plan->scale_dtype = plan->fit.factor_dtype;
+    plan->calibrated = segments > 0;
+    plan->segments = segments, plan->length = length;
+    plan->separate = target->separate;
+    if (target->separate && c->precision != PRECISION_FULL)
+        plan->precision = plan->fit.sketch.precision = FLRQ_PRECISION_FAST;
+    FLRQ_TRY(measure(plan, c, model, &s));
+    if (target->separate) {
+        /* The context of an open device is among neither the plan's free bytes nor what is still to be taken. */
+        if (target->memory) plan->device_limit = target->memory + (target->open ? CUDA_CONTEXT : 0);
+        return fit_device(plan, c, model, &s, target);
+    }
+    plan->overlap = c->overlap == OVERLAP_ON;
+    plan->batch = FLRQ_TOKEN_TILE;
+    lay_out(plan, c, model, &s, target->threads);
     return FLRQ_OK;
+}
+
+/* What to plan for: the device, or, on a machine without the GPU that will run the job, its --device-memory. */
+static flrq_status find_target(const flrq_config *c, flrq_reporter *reporter, flrq_plan_target *target) {
+    flrq_backend *be;
+    flrq_device_info device;
+    flrq_status status = flrq_backend_open(&be, c->device, (int)c->threads);
+    if (status == FLRQ_OK) {
+        status = be->info(be, &device);
+        if (status == FLRQ_OK) *target = flrq_plan_target_of(c, &device);
+        flrq_backend_close(be);
+        return status;
+    }
+    if (status == FLRQ_ERR_USAGE || (strcmp(c->device, "cuda") != 0 && strncmp(c->device, "cuda:", 5) != 0))
+        return status;
+    *target = (flrq_plan_target){.threads = c->threads ? (int)c->threads : flrq_hardware_threads(),
+                                 .separate = 1,
+                                 .memory = (size_t)(c->device_memory * 1e9)};
+    if (c->device_memory > 0)
+        flrq_notice(reporter, "planned for a device of %g GB that is not here (%s)", c->device_memory,
+                    flrq_last_error());
+    else
+        flrq_notice(reporter, "planned for a device of unknown memory (--device-memory) that is not here (%s)",
+                    flrq_last_error());
+    return FLRQ_OK;
+}
+
+static const char *place_of(const flrq_plan_item *item) {
+    return item->host && item->device ? "both" : item->device ? "device" : "host";
+}
+
+static json_t *memory_table(const flrq_plan *plan) {
+    json_t *memory = json_array();
+    for (int i = 0; i < plan->items; i++) {
+        const flrq_plan_item *item = &plan->item[i];
+        json_array_append_new(memory,
+                              json_pack("{s:s, s:s, s:I, s:I}", "name", item->name, "place", place_of(item), "bytes",
+                                        (json_int_t)item->host, "device_bytes", (json_int_t)item->device));
+    }
+    return memory;
 }
 
 flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
     const flrq_config *c = &params->config;
     flrq_model *model;
     flrq_plan plan;
+    flrq_plan_target target;
     int64_t segments, length;
     int weights_only = c->calib && strcmp(c->calib, "none") == 0;
     FLRQ_TRY(flrq_model_open(&model, c->model, weights_only ? FLRQ_MODEL_ALLOW_UNKNOWN : 0));
     flrq_status status = flrq_plan_calibration(params, model, reporter, &segments, &length);
-    if (status == FLRQ_OK)
-        status =
-            flrq_plan_make(&plan, c, model, segments, length, c->threads ? (int)c->threads : flrq_hardware_threads());
+    if (status == FLRQ_OK) status = find_target(c, reporter, &target);
+    if (status == FLRQ_OK) status = flrq_plan_make(&plan, c, model, segments, length, &target);
     if (status != FLRQ_OK) {
         flrq_model_close(model);
         return status;
     }
-    json_t *memory = json_array(), *tensors = json_array();
-    for (int i = 0; i < plan.items; i++)
-        json_array_append_new(
-            memory, json_pack("{s:s, s:I}", "name", plan.item[i].name, "bytes", (json_int_t)plan.item[i].bytes));
+    json_t *tensors = json_array();
     double lowest = 0, highest = 0, weights = (double)plan.weights;
     int64_t rank_cap_max = 0;
     for (int64_t i = 0; i < model->n_linears; i++) {
@@ -260,15 +394,17 @@ flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, js
     if (status == FLRQ_OK)
         *result = json_pack(
             "{s:s, s:s?, s:s, s:I, s:I, s:I, s:{s:I, s:I, s:b}, s:{s:I, s:I}, s:I, s:f, s:f, s:o, s:I, s:I, s:I, s:I, "
-            "s:f, s:o}",
+            "s:f, s:{s:b, s:b, s:I, s:I, s:I, s:b, s:b}, s:o}",
             "model", c->model, "out", c->out, "family", model->family_name, "blocks", (json_int_t)model->layers,
             "linears", (json_int_t)model->n_linears, "weights", (json_int_t)plan.weights, "scheme", "bits",
             (json_int_t)c->bits, "group", (json_int_t)c->group, "symmetric", c->symmetric, "calibration", "segments",
             (json_int_t)segments, "length", (json_int_t)length, "rank_cap_max", (json_int_t)rank_cap_max,
-            "bits_per_weight_min", lowest, "bits_per_weight_max", highest, "memory", memory, "host_bytes",
+            "bits_per_weight_min", lowest, "bits_per_weight_max", highest, "memory", memory_table(&plan), "host_bytes",
             (json_int_t)plan.host_bytes, "output_bytes", (json_int_t)plan.output_bytes, "scratch_bytes",
-            (json_int_t)plan.scratch_bytes, "disk_free_bytes", (json_int_t)disk_free, "flops", plan.flops, "tensors",
-            tensors);
+            (json_int_t)plan.scratch_bytes, "disk_free_bytes", (json_int_t)disk_free, "flops", plan.flops, "device",
+            "separate", plan.separate, "open", target.open, "bytes", (json_int_t)plan.device_bytes, "limit",
+            (json_int_t)plan.device_limit, "batch", (json_int_t)plan.batch, "overlap", plan.overlap,
+            "activations_on_host", plan.activations_on_host, "tensors", tensors);
     flrq_model_close(model);
     return status;
 }

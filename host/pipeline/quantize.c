@@ -1,10 +1,20 @@
 /* quantize.c - the main job: stream the blocks, calibrate, fit, write, and hand over a checked folder.
  *
  * For each block: forward the calibration segments with the source weights and gather the statistics of every linear
- * input; fit and write each layer; commit the shard; forward again with the quantized weights to get the next block's
- * input. Nothing in this loop allocates but the JSON records. What must not change: a block is committed (shard and
- * factors flushed, hashed and journalled) before its forward overwrites the activations, so a kill at any instant loses
- * at most one block.
+ * input; fit each layer and hand it to the writer; forward again with the quantized weights to get the next block's
+ * input. With --overlap a reader's thread brings block i+1 while i is computed, and the writer's thread completes and
+ * commits block i (shard and factors flushed and hashed, then the journal's record) while the main thread forwards it
+ * and calibrates i+1. One block at most is in flight: the fit of i+1 waits until i is committed.
+ *
+ * What must not change: nothing on disk refers to a block that is not committed (activations are saved as the input of
+ * block i+1 only after the commit of block i), so that a kill at any instant loses only the blocks not yet committed:
+ * the present one, and with overlap the one in flight. What is written does not depend on overlap.
+ *
+ * Nothing in the loop over the blocks allocates but the JSON records. The ops of the main thread run ahead of it but
+ * for these points, where it waits for the device: after reading, the count of non-finite weights; at the end of the
+ * calibration, the sums; in a fit, every error that decides the next step, and the factors that are rounded on the
+ * host; without overlap, each piece on its way to a file; saving the activations; and, when these live in host memory,
+ * every segment of a forward.
  */
 #include <inttypes.h>
 #ifdef __GLIBC__
@@ -17,22 +27,26 @@
 #include <unistd.h>
 
 #include "core/dtype.h"
-#include "core/philox.h"
 #include "io/npy.h"
+#include "pipeline/calibration.h"
 #include "pipeline/job.h"
 #include "pipeline/output.h"
 #include "pipeline/report.h"
 #include "pipeline/state.h"
+#include "pipeline/stream.h"
 #include "pipeline/verify.h"
 #include "text/corpus.h"
 
-/* Statistics of one distinct linear input of the present block. */
-typedef struct input_sums {
-    int64_t cols;
-    double *d_abs, *d_square; /* [cols] in backend memory */
-    double *abs, *square;     /* host copies */
-    float *d_sketch;          /* [cols, k] */
-} input_sums;
+enum { COPY_BYTES = 1 << 20 };
+
+/* A block, or what is outside the blocks (-1), whose files are being completed. */
+typedef struct in_flight {
+    int active;
+    int64_t block;
+    flrq_block_writer *writer; /* until the writer's thread finishes it */
+    json_t *record;            /* until it is committed */
+    double seconds;            /* that the main thread spent on the block */
+} in_flight;
 
 typedef struct job {
     const flrq_params *params;
@@ -41,29 +55,34 @@ typedef struct job {
     flrq_backend *be;
     flrq_comm *comm;
     flrq_model *model;
+    flrq_plan_target target;
     flrq_plan plan;
     flrq_state state;
     int32_t *tokens; /* [segments, length] */
-    /* backend memory, all allocated before the first block */
-    float *d_x;       /* [segments * length, hidden] input of the present block */
-    float *d_segment; /* [length, hidden] */
-    void *d_workspace;
-    float *d_projection; /* [length, error_sketch] */
-    void *d_weight;      /* weights-only: one source weight */
-    void *host_weight;
-    flrq_block *block;
-    input_sums inputs[FLRQ_INPUT_COUNT];
-    flrq_layer *layers; /* of the present block; codes of slot i, or of one shared slot */
+    void *bytes;     /* COPY_BYTES of host memory, for checks of what is only copied */
+    /* allocated before the first block */
+    flrq_calibrator *calibration; /* NULL: weights only */
+    flrq_layer *layers;           /* of the present block; codes of slot i, or of one shared slot */
     float *d_factors;
     flrq_codes *codes; /* [plan.slots] */
     flrq_fit_space *space;
     flrq_staging staging;
-    int64_t observed; /* tokens of the present segment seen by the observer, per input */
-    int64_t seen[FLRQ_INPUT_COUNT];
+    /* the reader's, items are blocks, or linear layers in a weights-only run; item i is in buffer i % 2 with overlap */
+    flrq_stage *reader;
+    flrq_feed feed; /* of a reader's thread, or of a weights-only run */
+    flrq_block *blocks[2];
+    void *d_weights[2];
+    int64_t requested; /* last item asked for, -1 none */
+    in_flight flight;
     double last_save; /* clock of the last saved activations, and how long saving took */
     double save_seconds;
     flrq_phases phases;
 } job;
+
+/* Adds the tensor to the error of something that was done to it. */
+static flrq_status about(flrq_status status, const flrq_linear *l) {
+    return status == FLRQ_OK || status == FLRQ_STOPPED ? status : flrq_trace(status, "tensor %s.weight", l->module);
+}
 
 static flrq_status load_tokens(job *j) {
     const flrq_config *c = j->config;
@@ -95,39 +114,27 @@ static flrq_status load_tokens(job *j) {
 /* ---- memory
  * --------------------------------------------------------------------------------------------------------------- */
 
-static flrq_status allocate_calibration(job *j) {
+static flrq_status allocate_reader(job *j) {
     flrq_backend *be = j->be;
     const flrq_plan *plan = &j->plan;
-    const flrq_model *model = j->model;
-    size_t hidden = (size_t)model->hidden, length = (size_t)plan->length, k = (size_t)j->config->error_sketch;
-    FLRQ_TRY(be->alloc(be, (void **)&j->d_segment, length * hidden * sizeof(float), "a segment's activations"));
-    FLRQ_TRY(be->alloc(be, &j->d_workspace, plan->workspace_bytes, "the forward workspace"));
-    FLRQ_TRY(be->alloc(be, (void **)&j->d_projection, length * k * sizeof(float), "activation projections"));
-    FLRQ_TRY(flrq_block_new(&j->block, model, be));
-    for (int64_t i = model->block_first[0]; i < model->block_first[1]; i++) {
-        input_sums *in = &j->inputs[model->linears[i].input];
-        if (in->cols) continue;
-        in->cols = model->linears[i].cols;
-        size_t n = (size_t)in->cols;
-        in->abs = malloc(n * sizeof(double));
-        in->square = malloc(n * sizeof(double));
-        if (!in->abs || !in->square) return flrq_fail_memory(n * sizeof(double), "input statistics");
-        FLRQ_TRY(be->alloc(be, (void **)&in->d_abs, n * sizeof(double), "input statistics"));
-        FLRQ_TRY(be->alloc(be, (void **)&in->d_square, n * sizeof(double), "input statistics"));
-        FLRQ_TRY(be->alloc(be, (void **)&in->d_sketch, n * k * sizeof(float), "input sketch"));
-    }
-    return FLRQ_OK;
+    for (int i = 0; i <= plan->overlap; i++)
+        if (plan->calibrated)
+            FLRQ_TRY(flrq_block_new(&j->blocks[i], j->model, be));
+        else {
+            size_t bytes = (size_t)plan->extent.count * sizeof(float);
+            FLRQ_TRY(be->alloc(be, &j->d_weights[i], bytes, "one weight"));
+        }
+    if (plan->overlap || !plan->calibrated)
+        FLRQ_TRY(flrq_feed_new(&j->feed, be, plan->feed_bytes, plan->overlap ? FLRQ_FEED_SLOTS : 1, plan->overlap));
+    j->requested = -1;
+    return flrq_stage_open(&j->reader, "flrq reader", plan->overlap);
 }
 
 static flrq_status allocate(job *j) {
     flrq_backend *be = j->be;
     const flrq_plan *plan = &j->plan;
-    if (plan->calibrated)
-        FLRQ_TRY(allocate_calibration(j));
-    else {
-        size_t bytes = (size_t)plan->extent.count * sizeof(float);
-        FLRQ_TRY(be->alloc(be, &j->d_weight, bytes, "one weight"));
-    }
+    if (plan->calibrated) FLRQ_TRY(flrq_calibrator_work(j->calibration));
+    FLRQ_TRY(allocate_reader(j));
     j->codes = calloc((size_t)plan->slots, sizeof *j->codes);
     j->layers = calloc((size_t)j->model->n_linears, sizeof *j->layers);
     if (!j->codes || !j->layers) return flrq_fail_memory(sizeof *j->layers, "layers");
@@ -140,95 +147,118 @@ static flrq_status allocate(job *j) {
         FLRQ_TRY(flrq_codes_alloc(&j->codes[i], be, &plan->fit.scheme, extent));
     }
     FLRQ_TRY(be->alloc(be, (void **)&j->d_factors, plan->factor_bytes + sizeof(float), "low-rank factors"));
-    FLRQ_TRY(flrq_fit_space_new(&j->space, be, &plan->fit, plan->extent));
-    return flrq_staging_new(&j->staging, be, plan);
+    return flrq_fit_space_new(&j->space, be, &plan->fit, plan->extent);
+}
+
+/* The inverse of allocate(), also of one that failed. */
+static void release_work(job *j) {
+    flrq_backend *be = j->be;
+    flrq_stage_close(j->reader);
+    flrq_fit_space_free(j->space, be);
+    be->release(be, j->d_factors);
+    for (int64_t i = 0; j->codes && i < j->plan.slots; i++) flrq_codes_release(&j->codes[i], be);
+    flrq_feed_free(&j->feed);
+    for (int i = 0; i < 2; i++) {
+        flrq_block_free(j->blocks[i], be);
+        be->release(be, j->d_weights[i]);
+        j->blocks[i] = NULL, j->d_weights[i] = NULL;
+    }
+    if (j->calibration) flrq_calibrator_release_work(j->calibration);
+    free(j->layers);
+    free(j->codes);
+    j->reader = NULL, j->space = NULL, j->d_factors = NULL, j->layers = NULL, j->codes = NULL;
 }
 
 /* Frees what only the blocks need, so that the load-back check does not add to the peak. */
 static void release_blocks(job *j) {
-    flrq_backend *be = j->be;
-    flrq_staging_free(&j->staging, be);
-    flrq_fit_space_free(j->space, be);
-    be->release(be, j->d_factors);
-    for (int64_t i = 0; j->codes && i < j->plan.slots; i++) flrq_codes_release(&j->codes[i], be);
-    for (int i = 0; i < FLRQ_INPUT_COUNT; i++) {
-        be->release(be, j->inputs[i].d_sketch);
-        be->release(be, j->inputs[i].d_square);
-        be->release(be, j->inputs[i].d_abs);
-        free(j->inputs[i].square);
-        free(j->inputs[i].abs);
-        j->inputs[i] = (input_sums){0};
-    }
-    flrq_block_free(j->block, be);
-    be->release(be, j->d_weight);
-    be->release(be, j->d_projection);
-    be->release(be, j->d_workspace);
-    be->release(be, j->d_segment);
-    be->release(be, j->d_x);
-    j->space = NULL, j->block = NULL;
-    j->d_factors = j->d_projection = j->d_segment = j->d_x = NULL;
-    j->d_weight = j->d_workspace = NULL;
+    flrq_staging_free(&j->staging);
+    release_work(j);
+    flrq_calibrator_free(j->calibration);
+    j->calibration = NULL;
+    free(j->bytes);
+    j->bytes = NULL;
 }
 
 static void release(job *j) {
     if (j->be) release_blocks(j);
-    free(j->layers);
-    free(j->codes);
+    flrq_block_writer_abort(j->flight.writer); /* of a commit that failed or was never reached */
+    json_decref(j->flight.record);
     free(j->tokens);
     flrq_model_close(j->model);
     flrq_backend_close(j->be);
 }
 
-/* ---- one block
- * ------------------------------------------------------------------------------------------------------------ */
-
-/* Observer of the calibration forward: adds the tile to the sums of its input. Rows of the projection follow the
- * tokens. */
-static flrq_status observe(void *user, flrq_input input, const float *d_x, int64_t tokens, int64_t cols) {
-    job *j = user;
-    input_sums *in = &j->inputs[input];
-    int64_t k = j->config->error_sketch;
-    const float *d_rows = j->d_projection + j->seen[input] * k;
-    j->seen[input] += tokens;
-    FLRQ_TRY(j->be->input_stats(j->be, in->d_abs, in->d_square, d_x, tokens, cols));
-    return j->be->input_sketch(j->be, in->d_sketch, d_x, d_rows, tokens, cols, k);
+/* Says how much of the device was free beside what could not be had. */
+static flrq_status out_of_memory(const job *j, flrq_status status) {
+    flrq_device_info device;
+    char text[512];
+    snprintf(text, sizeof text, "%s", flrq_last_error());
+    if (j->be->info(j->be, &device) != FLRQ_OK) return flrq_fail(status, "%s", text);
+    return flrq_fail(
+        status,
+        "%s; %zu bytes of %zu are free on %s; use a shorter --calib-len, fewer --calib-samples, or another "
+        "--device",
+        text, device.free_bytes, device.total_bytes, device.name);
 }
 
-static flrq_status calibrate(job *j, int64_t block) {
-    flrq_backend *be = j->be;
-    const flrq_plan *plan = &j->plan;
-    int64_t segment = plan->length * j->model->hidden, k = j->config->error_sketch;
-    uint64_t key = flrq_philox_key((uint64_t)j->config->seed, "activation sketch");
-    for (int i = 0; i < FLRQ_INPUT_COUNT; i++) {
-        input_sums *in = &j->inputs[i];
-        if (!in->cols) continue;
-        FLRQ_TRY(be->zero(be, in->d_abs, (size_t)in->cols * sizeof(double)));
-        FLRQ_TRY(be->zero(be, in->d_square, (size_t)in->cols * sizeof(double)));
-        FLRQ_TRY(be->zero(be, in->d_sketch, (size_t)(in->cols * k) * sizeof(float)));
+/* allocate(), and where a device's memory does not suffice after all once more with half the token batch. */
+static flrq_status allocate_within_reach(job *j) {
+    flrq_status status = allocate(j);
+    if (status != FLRQ_ERR_MEMORY || !j->plan.separate) return status;
+    int64_t half = j->plan.batch / 2 / FLRQ_TOKEN_TILE * FLRQ_TOKEN_TILE;
+    release_work(j);
+    if (half == 0 || j->target.batch) return out_of_memory(j, status);
+    flrq_notice(j->reporter, "%s: token batch halved to %lld", flrq_last_error(), (long long)half);
+    j->plan.batch = half;
+    j->plan.workspace_bytes = flrq_workspace_bytes(j->model, j->plan.length, half);
+    status = allocate(j);
+    return status == FLRQ_ERR_MEMORY ? out_of_memory(j, status) : status;
+}
+
+/* ---- reading
+ * -------------------------------------------------------------------------------------------------------------- */
+
+/* Asks the kernel for the file's part of an item, or lets it go. */
+static void advise(const job *j, int64_t item, void (*hint)(const flrq_checkpoint *, const flrq_tensor *)) {
+    const flrq_model *model = j->model;
+    int64_t first = item, last = item + 1;
+    if (j->plan.calibrated) {
+        if (item >= model->layers) return;
+        first = model->block_first[item], last = model->block_first[item + 1];
     }
-    for (int64_t s = 0; s < plan->segments; s++) {
-        if (flrq_stop_requested()) return FLRQ_STOPPED;
-        flrq_progress(j->reporter, "calibrate", s, plan->segments);
-        memset(j->seen, 0, sizeof j->seen);
-        FLRQ_TRY(be->copy(be, j->d_segment, j->d_x + s * segment, (size_t)segment * sizeof(float)));
-        FLRQ_TRY(be->normal(be, j->d_projection, key, 0, (uint64_t)(s * plan->length * k), plan->length * k));
-        FLRQ_TRY(flrq_forward_block(j->model, be, j->block, j->d_segment, plan->length, FLRQ_TOKEN_TILE, j->d_workspace,
-                                    observe, j));
+    for (int64_t i = first; i < last && i < model->n_linears; i++) hint(model->checkpoint, model->linears[i].weight);
+}
+
+/* The reader's call: block `item`, or one weight of a weights-only run, into its buffer. */
+static flrq_status read_item(void *context, const void *arguments) {
+    job *j = context;
+    int64_t item;
+    memcpy(&item, arguments, sizeof item);
+    int buffer = (int)(item & j->plan.overlap);
+    if (j->plan.calibrated) {
+        flrq_block *block = j->blocks[buffer];
+        return flrq_block_load_through(block, j->model, j->plan.overlap ? &j->feed : &block->feed, item);
     }
-    for (int i = 0; i < FLRQ_INPUT_COUNT; i++) {
-        input_sums *in = &j->inputs[i];
-        if (!in->cols) continue;
-        size_t bytes = (size_t)in->cols * sizeof(double);
-        FLRQ_TRY(be->download(be, in->abs, in->d_abs, bytes));
-        FLRQ_TRY(be->download(be, in->square, in->d_square, bytes));
-        for (int64_t n = 0; n < in->cols; n++)
-            if (!isfinite(in->square[n]))
-                return flrq_fail(FLRQ_ERR_NUMERIC,
-                                 "block %lld: the calibration activations are not finite (input %d, channel %lld); the "
-                                 "model overflows on this text",
-                                 (long long)block + 1, i, (long long)n);
-    }
-    return FLRQ_OK;
+    FLRQ_TRY(flrq_feed_tensor(&j->feed, j->model->checkpoint, j->model->linears[item].weight, j->d_weights[buffer]));
+    return flrq_feed_wait(&j->feed);
+}
+
+/* Has the item read behind the ops issued so far, which may still use its buffer. */
+static flrq_status request(job *j, int64_t item) {
+    if (item <= j->requested || item >= (j->plan.calibrated ? j->model->layers : j->model->n_linears)) return FLRQ_OK;
+    j->requested = item;
+    advise(j, item + 1, flrq_checkpoint_prefetch);
+    if (j->feed.lane) FLRQ_TRY(j->be->lane_after_ops(j->feed.lane));
+    return flrq_stage_call(j->reader, read_item, j, &item, sizeof item, NULL);
+}
+
+/* Waits for the item and, with overlap, has the next one read. *buffer: where it is. */
+static flrq_status receive(job *j, int64_t item, int *buffer) {
+    flrq_mark_phase(j->be, "read");
+    FLRQ_TRY(request(j, item));
+    FLRQ_TRY(flrq_stage_wait(j->reader, 0));
+    *buffer = (int)(item & j->plan.overlap);
+    return j->plan.overlap ? request(j, item + 1) : FLRQ_OK;
 }
 
 /* Replaces NaN and infinities of a dense weight by zero. Rare, so row by row through the host. */
@@ -250,7 +280,7 @@ static flrq_status zero_nonfinite(job *j, const flrq_operand *w) {
 
 static flrq_status check_finite(job *j, const flrq_linear *l, const flrq_operand *w) {
     int64_t count, first;
-    FLRQ_TRY(j->be->count_nonfinite(j->be, &count, &first, w));
+    FLRQ_TRY(about(j->be->count_nonfinite(j->be, &count, &first, w), l));
     if (count == 0) return FLRQ_OK;
     if (j->config->nonfinite == NONFINITE_REFUSE)
         return flrq_fail(
@@ -261,7 +291,7 @@ static flrq_status check_finite(job *j, const flrq_linear *l, const flrq_operand
             (long long)(first / l->cols), (long long)(first % l->cols));
     flrq_notice(j->reporter, "tensor %s: %lld values that are NaN or infinite were set to zero", l->weight->name,
                 (long long)count);
-    return zero_nonfinite(j, w);
+    return about(zero_nonfinite(j, w), l);
 }
 
 /* Refuses NaN and infinities in what is copied as it is: norms, biases, embeddings (block -1: what is outside the
@@ -272,12 +302,12 @@ static flrq_status check_copied_finite(job *j, int64_t block) {
         const flrq_tensor *t = o->tensor;
         if (o->block != block || o->fate != FLRQ_FATE_COPY) continue;
         if (t->dtype != FLRQ_F32 && t->dtype != FLRQ_F16 && t->dtype != FLRQ_BF16) continue;
-        uint64_t size = (uint64_t)flrq_dtype_bits(t->dtype) / 8, step = j->staging.size / size * size;
+        uint64_t size = (uint64_t)flrq_dtype_bits(t->dtype) / 8, step = COPY_BYTES / size * size;
         for (uint64_t first = 0; first < t->bytes; first += step) {
             uint64_t bytes = t->bytes - first < step ? t->bytes - first : step;
-            FLRQ_TRY(flrq_checkpoint_read(j->model->checkpoint, t, j->staging.bytes, first, bytes));
+            FLRQ_TRY(flrq_checkpoint_read(j->model->checkpoint, t, j->bytes, first, bytes));
             for (uint64_t n = 0; n < bytes / size; n++)
-                if (!isfinite(flrq_load(j->staging.bytes, t->dtype, (int64_t)n)))
+                if (!isfinite(flrq_load(j->bytes, t->dtype, (int64_t)n)))
                     return flrq_fail(
                         FLRQ_ERR_NUMERIC,
                         "%s: tensor %s: element %llu is NaN or infinite; repair the checkpoint (--nonfinite "
@@ -288,21 +318,23 @@ static flrq_status check_copied_finite(job *j, int64_t block) {
     return FLRQ_OK;
 }
 
-/* The dense weight of linears[i] as an operand: a slot of the loaded block, or read alone in a weights-only run. */
-static flrq_status weight_of(job *j, const flrq_linear *l, flrq_operand *out) {
+/* ---- one block
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* The dense weight of a layer as an operand: a slot of the block, or read alone in a weights-only run. */
+static flrq_status weight_of(job *j, const flrq_block *block, const flrq_linear *l, flrq_operand *out) {
+    int buffer;
     if (j->plan.calibrated) {
-        *out = j->block->linear[l->slot];
+        *out = block->linear[l->slot];
         return FLRQ_OK;
     }
-    const flrq_tensor *t = l->weight;
-    for (uint64_t first = 0; first < t->bytes; first += j->staging.size) {
-        uint64_t bytes = t->bytes - first < j->staging.size ? t->bytes - first : j->staging.size;
-        FLRQ_TRY(flrq_checkpoint_read(j->model->checkpoint, t, j->staging.bytes, first, bytes));
-        FLRQ_TRY(j->be->upload(j->be, (char *)j->d_weight + first, j->staging.bytes, bytes));
-    }
-    *out = (flrq_operand){
-        .rows = l->rows, .cols = l->cols, .d_dense = j->d_weight, .ld_dense = l->cols, .dense_dtype = t->dtype};
-    return FLRQ_OK;
+    FLRQ_TRY(receive(j, l - j->model->linears, &buffer));
+    *out = (flrq_operand){.rows = l->rows,
+                          .cols = l->cols,
+                          .d_dense = j->d_weights[buffer],
+                          .ld_dense = l->cols,
+                          .dense_dtype = l->weight->dtype};
+    return check_finite(j, l, out); /* else done before the forward */
 }
 
 /* Buffers of the block's layers: codes by slot (or shared), factors one after another at their rank bound. */
@@ -319,92 +351,116 @@ static void place_layers(job *j, int64_t block) {
     }
 }
 
-static flrq_status fit_layer(job *j, int64_t index, json_t *matrices) {
-    flrq_layer *layer = &j->layers[index];
+static flrq_status fit_layer(job *j, const flrq_block *block, flrq_layer *layer, json_t *matrices) {
     const flrq_linear *l = layer->linear;
     flrq_operand w;
     flrq_fit_result result;
-    FLRQ_TRY(weight_of(j, l, &w));
-    if (!j->plan.calibrated) FLRQ_TRY(check_finite(j, l, &w)); /* else done before the forward */
-    flrq_input_stats stats = {0}, *used = NULL;
+    flrq_input_stats stats, *used = NULL;
+    FLRQ_TRY(weight_of(j, block, l, &w));
+    flrq_mark_phase(j->be, l->module);
     if (j->plan.calibrated) {
-        const input_sums *in = &j->inputs[l->input];
-        stats = (flrq_input_stats){.n = in->cols,
-                                   .tokens = (double)(j->plan.segments * j->plan.length),
-                                   .abs_sum = in->abs,
-                                   .square_sum = in->square,
-                                   .d_sketch = in->d_sketch,
-                                   .sketch_cols = j->config->error_sketch};
+        stats = flrq_calibrator_stats(j->calibration, l->input);
         used = &stats;
     }
-    flrq_status status = flrq_fit(j->space, j->be, j->comm, &j->plan.fit, l->module, &w, used, &layer->codes,
-                                  layer->d_l, layer->d_r, &result);
-    if (status != FLRQ_OK) return flrq_trace(status, "tensor %s.weight", l->module);
+    FLRQ_TRY(about(flrq_fit(j->space, j->be, j->comm, &j->plan.fit, l->module, &w, used, &layer->codes, layer->d_l,
+                            layer->d_r, &result),
+                   l));
     layer->rank = result.rank;
     json_array_append_new(matrices, flrq_report_matrix(l, &j->plan.fit.scheme, &result));
     return FLRQ_OK;
 }
 
-/* Fits and writes every layer of a block, then commits its shard. */
-static flrq_status quantize_block(job *j, int64_t block, double begin, json_t **record) {
-    int64_t count = j->model->block_first[block + 1] - j->model->block_first[block];
+/* The writer's last call for a block: completes its files, then records them. */
+static flrq_status commit(void *context, const void *arguments) {
+    job *j = context;
+    in_flight *f = &j->flight;
+    flrq_block_writer *writer = f->writer;
+    json_t *record = f->record;
+    uint64_t hash, factors_hash;
+    (void)arguments;
+    f->writer = NULL;
+    FLRQ_TRY(flrq_block_writer_finish(writer, &hash, &factors_hash));
+    f->record = NULL;
+    return flrq_state_commit(&j->state, f->block, hash, factors_hash, record);
+}
+
+/* Waits until the block in flight is committed, and says so. */
+static flrq_status land(job *j) {
+    in_flight *f = &j->flight;
+    double t = flrq_seconds();
+    if (!f->active) return FLRQ_OK;
+    FLRQ_TRY(flrq_stage_wait(j->staging.writer, 0));
+    j->phases.write += flrq_seconds() - t;
+    f->active = 0;
+    if (f->block < 0) return FLRQ_OK;
+    int64_t present = j->reporter->block;
+    char summary[256];
+    flrq_report_block_line(summary, sizeof summary, j->state.blocks[f->block], f->seconds);
+    flrq_block_done(j->reporter, f->block + 1, f->seconds, summary);
+    j->reporter->block = present;
+    return FLRQ_OK;
+}
+
+/* Has the writer complete and commit what it was given. Takes writer and record, on failure too. */
+static flrq_status take_off(job *j, int64_t block, flrq_block_writer *writer, json_t *record) {
+    double t = flrq_seconds();
+    j->flight = (in_flight){.active = 1, .block = block, .writer = writer, .record = record};
+    flrq_mark_phase(j->be, "write");
+    FLRQ_TRY(flrq_stage_call(j->staging.writer, commit, j, NULL, 0, NULL));
+    j->phases.write += flrq_seconds() - t;
+    return FLRQ_OK;
+}
+
+/* Fits every layer of a block, hands it to the writer, and last its commit. */
+static flrq_status quantize_block(job *j, int64_t index, const flrq_block *block, double begin) {
+    int64_t count = j->model->block_first[index + 1] - j->model->block_first[index];
     flrq_status status = FLRQ_OK;
     flrq_block_writer *writer = NULL;
-    uint64_t hash, factors_hash;
-    json_t *matrices = json_array(), *entry = NULL;
-    place_layers(j, block);
-    FLRQ_GOTO(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, block));
+    json_t *matrices = json_array();
+    place_layers(j, index);
+    FLRQ_GOTO(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, &j->staging, index));
     for (int64_t i = 0; i < count; i++) {
         if (flrq_stop_requested()) FLRQ_GOTO(FLRQ_STOPPED);
         flrq_progress(j->reporter, "quantize", i, count);
         double t = flrq_seconds();
-        FLRQ_GOTO(fit_layer(j, i, matrices));
+        FLRQ_GOTO(fit_layer(j, block, &j->layers[i], matrices));
         j->phases.quantize += flrq_seconds() - t;
         t = flrq_seconds();
-        FLRQ_GOTO(flrq_block_writer_layer(writer, i, &j->layers[i], j->be, &j->staging));
+        FLRQ_GOTO(flrq_block_writer_layer(writer, i, &j->layers[i]));
         j->phases.write += flrq_seconds() - t;
     }
     flrq_progress(j->reporter, "write", 0, 1);
-    double t = flrq_seconds();
-    status = flrq_block_writer_finish(writer, &j->staging, &hash);
+    FLRQ_GOTO(flrq_block_writer_factors(writer, j->layers));
+    json_t *record = json_pack("{s:f, s:O}", "seconds", flrq_seconds() - begin, "matrices", matrices);
+    status = take_off(j, index, writer, record);
     writer = NULL;
-    if (status != FLRQ_OK) goto out;
-    FLRQ_GOTO(flrq_output_factors(j->state.dir, block, j->layers, count, &j->plan, j->be, &j->staging, &factors_hash));
-    entry = json_pack("{s:f, s:O}", "seconds", flrq_seconds() - begin, "matrices", matrices);
-    FLRQ_GOTO(flrq_state_commit(&j->state, block, hash, factors_hash, entry));
-    j->phases.write += flrq_seconds() - t;
-    *record = j->state.blocks[block];
 out:
+    if (writer) (void)flrq_stage_drain(j->staging.writer);
     flrq_block_writer_abort(writer);
     json_decref(matrices);
     return status;
 }
 
 /* Points the block's linear operands at the quantized layers. */
-static void use_quantized(job *j, int64_t block) {
-    int64_t first = j->model->block_first[block], count = j->model->block_first[block + 1] - first;
+static void use_quantized(const job *j, flrq_block *block) {
+    int64_t first = j->model->block_first[block->index], count = j->model->block_first[block->index + 1] - first;
     for (int64_t i = 0; i < count; i++) {
         const flrq_layer *layer = &j->layers[i];
-        j->block->linear[layer->linear->slot] = (flrq_operand){.rows = layer->linear->rows,
-                                                               .cols = layer->linear->cols,
-                                                               .codes_sign = 1,
-                                                               .codes = &layer->codes,
-                                                               .d_l = layer->d_l,
-                                                               .d_r = layer->d_r,
-                                                               .rank = layer->rank,
-                                                               .lr_sign = 1};
+        block->linear[layer->linear->slot] = (flrq_operand){.rows = layer->linear->rows,
+                                                            .cols = layer->linear->cols,
+                                                            .codes_sign = 1,
+                                                            .codes = &layer->codes,
+                                                            .d_l = layer->d_l,
+                                                            .d_r = layer->d_r,
+                                                            .rank = layer->rank,
+                                                            .lr_sign = 1};
     }
 }
 
-/* d_x becomes the input of the next block. */
-static flrq_status advance(job *j, const char *phase) {
-    int64_t segment = j->plan.length * j->model->hidden;
+/* The activations become the input of the next block. */
+static flrq_status advance(job *j, const flrq_block *block, const char *phase) {
     double t = flrq_seconds();
-    for (int64_t s = 0; s < j->plan.segments; s++) {
-        flrq_progress(j->reporter, phase, s, j->plan.segments);
-        FLRQ_TRY(flrq_forward_block(j->model, j->be, j->block, j->d_x + s * segment, j->plan.length, FLRQ_TOKEN_TILE,
-                                    j->d_workspace, NULL, NULL));
-    }
+    FLRQ_TRY(flrq_calibrator_advance(j->calibration, block, phase));
     j->phases.forward += flrq_seconds() - t;
     return FLRQ_OK;
 }
@@ -412,36 +468,25 @@ static flrq_status advance(job *j, const char *phase) {
 /* ---- start, resume, finish
  * ------------------------------------------------------------------------------------------------- */
 
-static flrq_status embed(job *j) {
-    const flrq_plan *plan = &j->plan;
-    flrq_globals *globals;
-    FLRQ_TRY(flrq_globals_load(&globals, j->model, j->be, FLRQ_GLOBALS_EMBED));
-    flrq_status status = FLRQ_OK;
-    for (int64_t s = 0; s < plan->segments && status == FLRQ_OK; s++)
-        status = flrq_forward_embed(j->model, j->be, globals, j->d_x + s * plan->length * j->model->hidden,
-                                    j->tokens + s * plan->length, plan->length);
-    flrq_globals_free(globals, j->be);
-    return status;
-}
-
 /* Forwards an already committed block from its shard. */
-static flrq_status replay_block(job *j, int64_t block) {
+static flrq_status replay_block(job *j, int64_t index) {
     char name[64], *shard_path = NULL, *factors_path = NULL;
+    flrq_block *block = j->blocks[0];
     flrq_model view = *j->model; /* the same model, seen through the two files of this block */
     view.checkpoint = view.adapter = NULL;
     view.quantized = 1;
     view.scheme = j->plan.fit.scheme;
     flrq_status status = FLRQ_OK;
-    flrq_shard_name(name, block, j->model->layers);
+    flrq_shard_name(name, index, j->model->layers);
     shard_path = flrq_path_join(j->state.dir, name);
-    flrq_factors_name(name, block);
+    flrq_factors_name(name, index);
     factors_path = flrq_state_private(&j->state, name);
     if (!shard_path || !factors_path) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
     FLRQ_GOTO(flrq_checkpoint_open(&view.checkpoint, shard_path));
     FLRQ_GOTO(flrq_checkpoint_open(&view.adapter, factors_path));
-    FLRQ_GOTO(flrq_block_load(j->block, j->model, block));
-    place_layers(j, block);
-    int64_t first = j->model->block_first[block], count = j->model->block_first[block + 1] - first;
+    FLRQ_GOTO(flrq_block_load(block, j->model, index));
+    place_layers(j, index);
+    int64_t first = j->model->block_first[index], count = j->model->block_first[index + 1] - first;
     for (int64_t i = 0; i < count; i++) {
         flrq_linear l = j->model->linears[first + i];
         FLRQ_GOTO(flrq_verify_attach(&view, &l));
@@ -449,7 +494,7 @@ static flrq_status replay_block(job *j, int64_t block) {
                                           &j->layers[i].rank));
     }
     use_quantized(j, block);
-    FLRQ_GOTO(advance(j, "replay"));
+    FLRQ_GOTO(advance(j, block, "replay"));
 out:
     flrq_checkpoint_close(view.adapter);
     flrq_checkpoint_close(view.checkpoint);
@@ -458,20 +503,22 @@ out:
     return status;
 }
 
-/* Brings d_x to the input of the first block that is not committed: from saved activations or the embedding, then
- * through the committed blocks' shards. The same arithmetic as in an uninterrupted run, so the same bytes follow. */
-static flrq_status restore_activations(job *j) {
-    int64_t rows = j->plan.segments * j->plan.length, from = 0;
-    flrq_status loaded = FLRQ_ERR_IO;
-    if (j->state.activations >= 0)
-        loaded = flrq_state_load_activations(&j->state, j->be, j->d_x, rows, j->model->hidden);
-    if (loaded == FLRQ_OK)
-        from = j->state.activations;
-    else {
-        if (j->state.activations >= 0)
-            flrq_notice(j->reporter, "saved activations are not usable (%s); computing them again", flrq_last_error());
-        FLRQ_TRY(embed(j));
+/* The activations as the input of block *from: saved ones, or the embedding's (block 0). */
+static flrq_status first_activations(job *j, int64_t *from) {
+    *from = 0;
+    if (j->state.activations >= 0) {
+        if (flrq_state_load_activations(&j->state, flrq_calibrator_input(j->calibration)) == FLRQ_OK) {
+            *from = j->state.activations;
+            return FLRQ_OK;
+        }
+        flrq_notice(j->reporter, "saved activations are not usable (%s); computing them again", flrq_last_error());
     }
+    return flrq_calibrator_embed(j->calibration, j->tokens);
+}
+
+/* Brings the activations from the input of block `from` to that of the first block that is not committed, through the
+ * committed blocks' shards. The same arithmetic as in an uninterrupted run, so the same bytes follow. */
+static flrq_status replay(job *j, int64_t from) {
     for (int64_t b = from; b < j->state.committed; b++) {
         if (flrq_stop_requested())
             return flrq_fail(FLRQ_STOPPED, "stopped while resuming %s; nothing is lost", j->state.dir);
@@ -481,86 +528,110 @@ static flrq_status restore_activations(job *j) {
     return FLRQ_OK;
 }
 
-/* Saves the activations when losing them would cost more than ten times what saving costs (a first save is assumed to
- * cost 6 s). */
-static flrq_status maybe_save(job *j, int64_t block, int now) {
+/* Saves the activations, the input of the first block that is not committed, when losing them would cost more than ten
+ * times what saving costs (a first save is assumed to cost 6 s). */
+static flrq_status maybe_save(job *j, int now) {
     double t = flrq_seconds();
-    if (!j->plan.calibrated || j->state.activations == block) return FLRQ_OK;
+    if (!j->plan.calibrated || j->state.activations == j->state.committed) return FLRQ_OK;
     if (!now && t - j->last_save < 10 * fmax(j->save_seconds, 6)) return FLRQ_OK;
-    FLRQ_TRY(flrq_state_save_activations(&j->state, block, j->be, j->d_x, j->plan.segments * j->plan.length,
-                                         j->model->hidden));
+    FLRQ_TRY(flrq_state_save_activations(&j->state, j->state.committed, flrq_calibrator_input(j->calibration)));
     j->last_save = flrq_seconds();
     j->save_seconds = j->last_save - t;
     return FLRQ_OK;
 }
 
-static void prefetch_block(const flrq_model *model, int64_t block) {
-    if (block >= model->layers) return;
-    for (int64_t i = model->block_first[block]; i < model->block_first[block + 1]; i++)
-        flrq_checkpoint_prefetch(model->checkpoint, model->linears[i].weight);
-}
-
-static void drop_block(const flrq_model *model, int64_t block) {
-    for (int64_t i = model->block_first[block]; i < model->block_first[block + 1]; i++)
-        flrq_checkpoint_drop(model->checkpoint, model->linears[i].weight);
-}
-
-static flrq_status run_block(job *j, int64_t block) {
+static flrq_status run_block(job *j, int64_t index) {
     double begin = flrq_seconds();
-    json_t *record;
-    j->reporter->block = block + 1;
-    prefetch_block(j->model, block + 1);
-    FLRQ_TRY(check_copied_finite(j, block));
+    flrq_block *block = NULL;
+    int buffer;
+    j->reporter->block = index + 1;
+    FLRQ_TRY(check_copied_finite(j, index));
     if (j->plan.calibrated) {
         flrq_progress(j->reporter, "read", 0, 1);
-        FLRQ_TRY(flrq_block_load(j->block, j->model, block));
-        for (int64_t i = j->model->block_first[block]; i < j->model->block_first[block + 1]; i++)
-            FLRQ_TRY(check_finite(j, &j->model->linears[i], &j->block->linear[j->model->linears[i].slot]));
+        FLRQ_TRY(receive(j, index, &buffer));
+        block = j->blocks[buffer];
+        for (int64_t i = j->model->block_first[index]; i < j->model->block_first[index + 1]; i++)
+            FLRQ_TRY(check_finite(j, &j->model->linears[i], &block->linear[j->model->linears[i].slot]));
         double t = flrq_seconds();
-        FLRQ_TRY(calibrate(j, block));
+        FLRQ_TRY(flrq_calibrator_gather(j->calibration, block));
         j->phases.calibrate += flrq_seconds() - t;
     }
-    FLRQ_TRY(quantize_block(j, block, begin, &record));
-    drop_block(j->model, block);
-    if (j->plan.calibrated && block + 1 < j->model->layers) {
-        use_quantized(j, block);
-        FLRQ_TRY(advance(j, "forward"));
-        FLRQ_TRY(maybe_save(j, block + 1, 0));
+    FLRQ_TRY(land(j));
+    FLRQ_TRY(maybe_save(j, 0));
+    FLRQ_TRY(quantize_block(j, index, block, begin));
+    if (j->plan.calibrated) {
+        advise(j, index, flrq_checkpoint_drop);
+        if (index + 1 < j->model->layers) {
+            use_quantized(j, block);
+            FLRQ_TRY(advance(j, block, "forward"));
+        }
     }
-    char summary[256];
-    double seconds = flrq_seconds() - begin;
-    flrq_report_block_line(summary, sizeof summary, record, seconds);
-    flrq_block_done(j->reporter, block + 1, seconds, summary);
-    return FLRQ_OK;
+    j->flight.seconds = flrq_seconds() - begin;
+    return j->plan.overlap ? FLRQ_OK : land(j);
 }
 
-static flrq_status run_blocks(job *j) {
-    if (!j->state.globals) {
-        flrq_block_writer *writer;
-        uint64_t hash;
-        FLRQ_TRY(check_copied_finite(j, -1));
-        FLRQ_TRY(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, -1));
-        FLRQ_TRY(flrq_block_writer_finish(writer, &j->staging, &hash));
-        FLRQ_TRY(flrq_state_commit(&j->state, -1, hash, 0, json_object()));
-    }
-    if (j->state.committed == j->model->layers) return FLRQ_OK;
+static flrq_status write_globals(job *j) {
+    flrq_block_writer *writer;
+    FLRQ_TRY(check_copied_finite(j, -1));
+    FLRQ_TRY(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, &j->staging, -1));
+    return take_off(j, -1, writer, json_object());
+}
+
+/* The activations and all memory that the blocks need. The embedding is gone before the rest is allocated. */
+static flrq_status prepare(job *j) {
+    int64_t from = 0;
     if (j->plan.calibrated) {
-        size_t bytes = (size_t)(j->plan.segments * j->plan.length * j->model->hidden) * sizeof(float);
-        FLRQ_TRY(j->be->alloc(j->be, (void **)&j->d_x, bytes, "calibration activations"));
-        FLRQ_TRY(restore_activations(j));
-    }
-    j->last_save = flrq_seconds();
-    for (int64_t block = j->state.committed; block < j->model->layers; block++) {
-        flrq_status status = flrq_stop_requested() ? FLRQ_STOPPED : run_block(j, block);
-        if (status == FLRQ_STOPPED) {
-            /* d_x is still the input of this block: calibration works on copies */
-            FLRQ_TRY(maybe_save(j, block, 1));
-            return flrq_fail(FLRQ_STOPPED, "stopped with %lld of %lld blocks committed in %s",
-                             (long long)j->state.committed, (long long)j->model->layers, j->state.dir);
-        }
+        flrq_status status = flrq_calibrator_new(&j->calibration, j->be, j->model, &j->plan, j->config, j->reporter);
+        if (status == FLRQ_ERR_MEMORY && j->plan.separate) return out_of_memory(j, status);
         FLRQ_TRY(status);
+        if (j->plan.activations_on_host)
+            flrq_notice(j->reporter, "the calibration activations do not fit the device: they stay in host memory, and "
+                                     "one segment at a time is moved");
+        FLRQ_TRY(first_activations(j, &from));
     }
-    return FLRQ_OK;
+    FLRQ_TRY(allocate_within_reach(j));
+    if (!j->plan.calibrated) return FLRQ_OK;
+    if (j->state.batch != j->plan.batch) {
+        FLRQ_TRY(land(j)); /* one thread at a time appends to the journal */
+        FLRQ_TRY(flrq_state_record_batch(&j->state, j->plan.batch));
+    }
+    return replay(j, from);
+}
+
+/* All blocks that are not committed. FLRQ_STOPPED without a text on a request to stop. */
+static flrq_status run_blocks(job *j) {
+    for (int64_t block = j->state.committed; block < j->model->layers; block++) {
+        if (flrq_stop_requested()) return FLRQ_STOPPED;
+        FLRQ_TRY(run_block(j, block));
+    }
+    return land(j);
+}
+
+static flrq_status run_job(job *j) {
+    double begin = flrq_seconds();
+    FLRQ_TRY(flrq_staging_new(&j->staging, j->be, &j->plan));
+    j->bytes = malloc(COPY_BYTES);
+    if (!j->bytes) return flrq_fail_memory(COPY_BYTES, "copied tensors");
+    if (!j->state.globals) FLRQ_TRY(write_globals(j));
+    if (j->state.committed == j->model->layers) return land(j);
+    flrq_status status = prepare(j);
+    j->phases.open += flrq_seconds() - begin;
+    j->last_save = flrq_seconds();
+    if (status != FLRQ_OK) {
+        (void)flrq_stage_drain(j->staging.writer);
+        return status;
+    }
+    status = run_blocks(j);
+    if (status == FLRQ_OK) return FLRQ_OK;
+    if (status != FLRQ_STOPPED) { /* what is in flight is still committed */
+        (void)flrq_stage_drain(j->staging.writer);
+        return status;
+    }
+    /* The activations are still the input of the first block not committed: calibration works on copies. */
+    FLRQ_TRY(land(j));
+    FLRQ_TRY(maybe_save(j, 1));
+    return flrq_fail(FLRQ_STOPPED, "stopped with %lld of %lld blocks committed in %s", (long long)j->state.committed,
+                     (long long)j->model->layers, j->state.dir);
 }
 
 /* Writes what stands beside the shards, checks the whole by reading it back, and only then puts config.json in place.
@@ -617,6 +688,13 @@ static flrq_status quality_gate(const job *j, const json_t *report) {
                      json_string_value(json_object_get(worst, "name")), error, j->config->max_error, j->state.dir);
 }
 
+/* The plan for this device; a run that is continued keeps its token batch. */
+static flrq_status make_plan(job *j, const flrq_device_info *device, int64_t segments, int64_t length, int64_t batch) {
+    j->target = flrq_plan_target_of(j->config, device);
+    j->target.batch = batch;
+    return flrq_plan_make(&j->plan, j->config, j->model, segments, length, &j->target);
+}
+
 flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
     const flrq_config *c = &params->config;
     job j = {.params = params, .config = c, .reporter = reporter, .comm = flrq_comm_self()};
@@ -631,7 +709,7 @@ flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter
     FLRQ_GOTO(flrq_plan_calibration(params, j.model, reporter, &segments, &length));
     FLRQ_GOTO(flrq_backend_open(&j.be, c->device, (int)c->threads));
     FLRQ_GOTO(j.be->info(j.be, &device));
-    FLRQ_GOTO(flrq_plan_make(&j.plan, c, j.model, segments, length, device.threads));
+    FLRQ_GOTO(make_plan(&j, &device, segments, length, 0));
     if (weights_only)
         flrq_notice(reporter, "%s: weights only, without calibration: errors are unweighted",
                     j.model->family ? j.model->family_name : "unknown family");
@@ -641,7 +719,7 @@ flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter
                         j.model->others[i].reason);
     FLRQ_GOTO(load_tokens(&j));
     reporter->blocks = j.model->layers;
-    fingerprint = flrq_fingerprint(params, j.model, j.tokens, segments * length, j.be->name, &device);
+    fingerprint = flrq_fingerprint(params, j.model, j.tokens, &j.plan, j.be->name, &device);
     FLRQ_GOTO(flrq_state_open(&j.state, c, j.model, fingerprint, reporter));
     int64_t resumed = j.state.committed;
     if (j.state.complete) {
@@ -653,10 +731,11 @@ flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter
     if (resumed)
         flrq_notice(reporter, "continuing %s: %lld of %lld blocks are done", c->out, (long long)resumed,
                     (long long)j.model->layers);
+    if (resumed && j.state.batch && j.state.batch != j.plan.batch)
+        FLRQ_GOTO(make_plan(&j, &device, segments, length, j.state.batch));
     FLRQ_GOTO(check_disk(&j));
-    FLRQ_GOTO(allocate(&j));
     j.phases.open = flrq_seconds() - begin;
-    FLRQ_GOTO(run_blocks(&j));
+    FLRQ_GOTO(run_job(&j));
     report = flrq_report_new(params, j.model, &j.plan, &device, fingerprint, (json_t *const *)j.state.blocks, resumed,
                              reporter);
     if (!report) FLRQ_GOTO(flrq_fail_memory(0, "the report"));
@@ -667,6 +746,7 @@ flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter
 out:
     json_decref(report);
     json_decref(fingerprint);
+    if (j.be) release_blocks(&j); /* the writer's thread ends before the state that it writes to */
     flrq_state_close(&j.state);
     release(&j);
     return status;

@@ -26,18 +26,20 @@ static uint64_t hash_text(const json_t *value) {
     return hash;
 }
 
-json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens, int64_t count,
-                         const char *backend, const flrq_device_info *device) {
+json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens,
+                         const flrq_plan *plan, const char *backend, const flrq_device_info *device) {
+    size_t count = (size_t)(plan->segments * plan->length);
     json_t *print = flrq_params_json(params, 1), *tensors = json_array();
     for (int64_t i = 0; i < model->checkpoint->n_tensors; i++) {
         const flrq_tensor *t = &model->checkpoint->tensors[i];
         json_array_append_new(
             tensors, json_pack("[s, i, I, I]", t->name, (int)t->dtype, (json_int_t)t->bytes, (json_int_t)t->offset));
     }
+    json_object_set_new(print, "precision", json_string(plan->precision == FLRQ_PRECISION_FAST ? "fast" : "full"));
     json_object_set_new(print, "version", json_string(FLRQ_VERSION_STRING));
     json_object_set_new(print, "model tensors", hex(hash_text(tensors)));
     json_object_set_new(print, "model config", hex(hash_text(model->config)));
-    json_object_set_new(print, "calibration tokens", hex(XXH3_64bits(tokens, (size_t)count * sizeof *tokens)));
+    json_object_set_new(print, "calibration tokens", hex(XXH3_64bits(tokens, count * sizeof *tokens)));
     json_object_set_new(print, "backend", json_string(backend));
     json_object_set_new(print, "instruction set", json_string(device->instruction_set));
     json_object_set_new(print, "libraries", json_string(device->libraries));
@@ -118,7 +120,9 @@ static void adopt(flrq_state *s, const json_t *records, const json_t **complete)
             json_decref(s->activations_record);
             s->activations_record = json_incref(record);
             s->activations = block;
-        } else if (strcmp(kind, "complete") == 0)
+        } else if (strcmp(kind, "batch") == 0)
+            s->batch = json_integer_value(json_object_get(record, "tokens"));
+        else if (strcmp(kind, "complete") == 0)
             *complete = record;
     }
 }
@@ -319,6 +323,14 @@ flrq_status flrq_state_commit(flrq_state *s, int64_t block, uint64_t shard_hash,
     return FLRQ_OK;
 }
 
+flrq_status flrq_state_record_batch(flrq_state *s, int64_t batch) {
+    json_t *record = json_pack("{s:s, s:I}", "kind", "batch", "tokens", (json_int_t)batch);
+    flrq_status status = record ? flrq_journal_append(s->journal, record) : flrq_fail_memory(0, "a journal record");
+    json_decref(record);
+    if (status == FLRQ_OK) s->batch = batch;
+    return status;
+}
+
 enum { ACTIVATION_BUFFER = 4 << 20 };
 
 static char *activations_path(const flrq_state *s, int64_t block) {
@@ -327,15 +339,14 @@ static char *activations_path(const flrq_state *s, int64_t block) {
     return flrq_state_private(s, name);
 }
 
-flrq_status flrq_state_save_activations(flrq_state *s, int64_t block, flrq_backend *be, const float *d_x, int64_t rows,
-                                        int64_t cols) {
+flrq_status flrq_state_save_activations(flrq_state *s, int64_t block, const flrq_activations *x) {
     flrq_status status = FLRQ_OK;
     flrq_shard_writer *w = NULL;
     char *path = activations_path(s, block), *old = activations_path(s, s->activations);
     void *buffer = malloc(ACTIVATION_BUFFER);
     json_t *record = NULL;
-    int64_t shape[2] = {rows, cols};
-    uint64_t total = (uint64_t)(rows * cols) * sizeof(float), hash;
+    int64_t shape[2] = {x->rows, x->cols};
+    uint64_t total = (uint64_t)(x->rows * x->cols) * sizeof(float), hash;
     int handle;
     if (!path || !old || !buffer) FLRQ_GOTO(flrq_fail_memory(ACTIVATION_BUFFER, "activations"));
     FLRQ_GOTO(flrq_shard_create(&w, path, NULL));
@@ -343,7 +354,7 @@ flrq_status flrq_state_save_activations(flrq_state *s, int64_t block, flrq_backe
     FLRQ_GOTO(flrq_shard_begin(w));
     for (uint64_t first = 0; first < total; first += ACTIVATION_BUFFER) {
         uint64_t bytes = total - first < ACTIVATION_BUFFER ? total - first : ACTIVATION_BUFFER;
-        FLRQ_GOTO(be->download(be, buffer, (const char *)d_x + first, bytes));
+        FLRQ_GOTO(flrq_activations_get(x, buffer, first, bytes));
         FLRQ_GOTO(flrq_shard_write(w, handle, buffer, first, bytes));
     }
     status = flrq_shard_finish(w, &hash);
@@ -364,7 +375,7 @@ out:
     return status;
 }
 
-flrq_status flrq_state_load_activations(flrq_state *s, flrq_backend *be, float *d_x, int64_t rows, int64_t cols) {
+flrq_status flrq_state_load_activations(flrq_state *s, const flrq_activations *x) {
     flrq_status status = FLRQ_OK;
     flrq_checkpoint *file = NULL;
     char *path = activations_path(s, s->activations);
@@ -373,13 +384,13 @@ flrq_status flrq_state_load_activations(flrq_state *s, flrq_backend *be, float *
     if (!has_hash(path, s->activations_record, "hash"))
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s is not as recorded", path));
     FLRQ_GOTO(flrq_checkpoint_open(&file, path));
-    const flrq_tensor *x = flrq_checkpoint_find(file, "x");
-    if (!x || x->dims != 2 || x->shape[0] != rows || x->shape[1] != cols || x->dtype != FLRQ_F32)
+    const flrq_tensor *t = flrq_checkpoint_find(file, "x");
+    if (!t || t->dims != 2 || t->shape[0] != x->rows || t->shape[1] != x->cols || t->dtype != FLRQ_F32)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: not the activations of this run", path));
-    for (uint64_t first = 0; first < x->bytes; first += ACTIVATION_BUFFER) {
-        uint64_t bytes = x->bytes - first < ACTIVATION_BUFFER ? x->bytes - first : ACTIVATION_BUFFER;
-        FLRQ_GOTO(flrq_checkpoint_read(file, x, buffer, first, bytes));
-        FLRQ_GOTO(be->upload(be, (char *)d_x + first, buffer, bytes));
+    for (uint64_t first = 0; first < t->bytes; first += ACTIVATION_BUFFER) {
+        uint64_t bytes = t->bytes - first < ACTIVATION_BUFFER ? t->bytes - first : ACTIVATION_BUFFER;
+        FLRQ_GOTO(flrq_checkpoint_read(file, t, buffer, first, bytes));
+        FLRQ_GOTO(flrq_activations_put(x, buffer, first, bytes));
     }
 out:
     flrq_checkpoint_close(file);

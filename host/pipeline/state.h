@@ -7,6 +7,7 @@
 #ifndef FLRQ_PIPELINE_STATE_H
 #define FLRQ_PIPELINE_STATE_H
 
+#include "pipeline/calibration.h"
 #include "pipeline/job.h"
 
 typedef struct flrq_state {
@@ -19,12 +20,14 @@ typedef struct flrq_state {
     int64_t committed;          /* blocks 0 .. committed-1 are done */
     int64_t activations;        /* activations on disk are the input of this block; -1 none */
     json_t *activations_record; /* their record, with their hash */
+    int64_t batch;              /* token batch of the blocks done; 0 not recorded */
     int complete;
 } flrq_state;
 
-/** What decides the bytes of a run: options, model headers, calibration tokens, backend. New reference. */
-json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens, int64_t count,
-                         const char *backend, const flrq_device_info *device);
+/** What decides the bytes of a run: options, model headers, calibration tokens, backend and its precision. New
+ * reference. */
+json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, const int32_t *tokens,
+                         const flrq_plan *plan, const char *backend, const flrq_device_info *device);
 
 /** Creates or reopens OUT under --resume. An existing run must have the same fingerprint (else the differing fields are
  * named); its shards are hashed, and the first that does not match is noticed and done again with all after it. */
@@ -39,10 +42,12 @@ char *flrq_state_private(const flrq_state *state, const char *name);
 flrq_status flrq_state_commit(flrq_state *state, int64_t block, uint64_t shard_hash, uint64_t factors_hash,
                               json_t *record);
 
-/** Saves / loads the input activations of `block` (fp32 [rows, cols]). */
-flrq_status flrq_state_save_activations(flrq_state *state, int64_t block, flrq_backend *be, const float *d_x,
-                                        int64_t rows, int64_t cols);
-flrq_status flrq_state_load_activations(flrq_state *state, flrq_backend *be, float *d_x, int64_t rows, int64_t cols);
+/** Records the token batch, on which the bits of a device's matrix products may depend: a resumed run uses the same. */
+flrq_status flrq_state_record_batch(flrq_state *state, int64_t batch);
+
+/** Saves / loads the input activations of `block`. */
+flrq_status flrq_state_save_activations(flrq_state *state, int64_t block, const flrq_activations *x);
+flrq_status flrq_state_load_activations(flrq_state *state, const flrq_activations *x);
 
 /** Records that the run is complete, with the hash of its adapter, and removes OUT/.flrq. */
 flrq_status flrq_state_finish(flrq_state *state);

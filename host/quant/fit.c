@@ -84,6 +84,14 @@ size_t flrq_fit_space_bytes(const flrq_fit_options *options, flrq_extent extent)
            sizeof(float) * (2 * (cap + 1) * (m + n) + 4 * n + width * (m + n));
 }
 
+size_t flrq_fit_space_host_bytes(const flrq_fit_options *options, flrq_extent extent) {
+    size_t m = (size_t)extent.rows, n = (size_t)extent.cols;
+    size_t cap = (size_t)flrq_fit_rank_cap(options, extent.rows, extent.cols);
+    size_t width = cap + (size_t)options->sketch.oversample, square = width * width;
+    return sizeof(float) * ((cap + 1) * (m + n) + 2 * n + width * (m + n) + square) +
+           sizeof(double) * (square + width); /* the sketch's: a rotation, a Gram matrix, singular values */
+}
+
 flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flrq_fit_options *options,
                                flrq_extent extent) {
     *out = NULL;

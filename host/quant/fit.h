@@ -64,6 +64,8 @@ typedef struct flrq_fit_result {
 /** Buffers for fitting matrices within an extent. */
 typedef struct flrq_fit_space flrq_fit_space;
 size_t flrq_fit_space_bytes(const flrq_fit_options *options, flrq_extent extent);
+/** Those among them that are host memory whatever the backend. */
+size_t flrq_fit_space_host_bytes(const flrq_fit_options *options, flrq_extent extent);
 flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flrq_fit_options *options,
                                flrq_extent extent);
 void flrq_fit_space_free(flrq_fit_space *space, flrq_backend *be);
