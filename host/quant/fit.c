@@ -218,18 +218,6 @@ static flrq_status make_factors(flrq_fit_space *space, flrq_backend *be, const f
     return be->upload(be, space->d_r, space->host_r, (size_t)(n * rank) * sizeof(float));
 }
 
-/* ||A S||_F, or ||A||_F without a sketch. */
-static flrq_status norm_of(flrq_backend *be, flrq_comm *comm, double *out, const flrq_operand *a,
-                           const flrq_input_stats *stats) {
-    if (stats && stats->d_sketch)
-        FLRQ_TRY(be->sum_squares_mul(be, out, a, stats->d_sketch, stats->sketch_cols));
-    else
-        FLRQ_TRY(be->sum_squares(be, out, a));
-    FLRQ_TRY(comm->sum_host(comm, out, 1));
-    *out = sqrt(*out);
-    return FLRQ_OK;
-}
-
 static double ratio(double part, double whole) {
     return whole > 0 ? part / whole : part > 0 ? INFINITY : 0;
 }
@@ -258,6 +246,21 @@ typedef struct fit {
     int warm, searched;
 } fit;
 
+/* ||A S||_F, or ||A||_F without a sketch: an estimate, whose products may be as coarse as those of the sketch. */
+static flrq_status norm_of(const fit *f, double *out, const flrq_operand *a) {
+    flrq_backend *be = f->be;
+    if (f->stats && f->stats->d_sketch) {
+        flrq_set_precision(be, f->options->sketch.precision);
+        flrq_status status = be->sum_squares_mul(be, out, a, f->stats->d_sketch, f->stats->sketch_cols);
+        flrq_set_precision(be, FLRQ_PRECISION_FULL);
+        FLRQ_TRY(status);
+    } else
+        FLRQ_TRY(be->sum_squares(be, out, a));
+    FLRQ_TRY(f->comm->sum_host(f->comm, out, 1));
+    *out = sqrt(*out);
+    return FLRQ_OK;
+}
+
 static flrq_status quantize(fit *f, flrq_codes *codes, int64_t rank, flrq_clip_stats *stats) {
     flrq_operand residual = error_operand(f->w, NULL, f->space->d_l, f->space->d_r, rank);
     return f->be->clip_quantize(f->be, codes, &residual, f->d_h, &f->options->scheme, &f->options->clip, stats);
@@ -270,7 +273,7 @@ static flrq_status try_rank(fit *f, int64_t r, double *score) {
     FLRQ_TRY(make_factors(f->space, f->be, f->options, m, n, r, f->d_scale ? f->space->host_scale : NULL));
     FLRQ_TRY(quantize(f, &f->space->codes, r, NULL));
     flrq_operand e = error_operand(f->w, &f->space->codes, f->space->d_l, f->space->d_r, r);
-    FLRQ_TRY(norm_of(f->be, f->comm, &error, &e, f->stats));
+    FLRQ_TRY(norm_of(f, &error, &e));
     *score = (error > 0 ? log2(error) : -INFINITY) + flrq_rank_cost(m, n) * (double)r;
     return FLRQ_OK;
 }
@@ -396,7 +399,7 @@ static flrq_status nearest_error(fit *f, double norm, double *out) {
     double error;
     FLRQ_TRY(f->be->clip_quantize(f->be, &f->space->codes, f->w, NULL, &f->options->scheme, &nearest, NULL));
     flrq_operand e = error_operand(f->w, &f->space->codes, NULL, NULL, 0);
-    FLRQ_TRY(norm_of(f->be, f->comm, &error, &e, f->stats));
+    FLRQ_TRY(norm_of(f, &error, &e));
     *out = ratio(error, norm);
     return FLRQ_OK;
 }
@@ -406,7 +409,7 @@ static flrq_status judge(fit *f, double norm, const flrq_clip_stats *clip, flrq_
                          flrq_fit_result *result, int epoch) {
     double error;
     flrq_operand e = error_operand(f->w, &f->space->codes, f->space->d_l, f->space->d_r, f->rank);
-    FLRQ_TRY(norm_of(f->be, f->comm, &error, &e, f->stats));
+    FLRQ_TRY(norm_of(f, &error, &e));
     error = ratio(error, norm);
     if (isnan(error))
         return flrq_fail(FLRQ_ERR_NUMERIC, "the error of the fit is not a number: weights or inputs overflow fp32");
@@ -440,7 +443,7 @@ flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, c
     shape_codes(&space->codes, &options->scheme, m, n);
     shape_codes(codes, &options->scheme, m, n);
     FLRQ_TRY(prepare(&f));
-    FLRQ_TRY(norm_of(be, comm, &norm, w, stats));
+    FLRQ_TRY(norm_of(&f, &norm, w));
     FLRQ_TRY(nearest_error(&f, norm, &result->error_nearest));
 
     flrq_clip_stats clip = {0};
