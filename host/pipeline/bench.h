@@ -9,6 +9,7 @@
 #include "pipeline/job.h"
 
 flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporter, json_t **result);
+flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 
 /** What a device can do at best, as seen through its backend. Bytes and flops a second; 0 where it could not be
  *  measured. */

@@ -22,8 +22,9 @@ enum {
     FITTING = QUANTIZE | PLAN | BENCH_QUANTIZE,
     BENCHES = BENCH_SKETCH | BENCH_OPS | BENCH_QUANTIZE
 };
-static const char *const command_names[] = {"quantize", "plan",     "eval",         "inspect",   "compare",
-                                            "devices",  "tokenize", "bench-sketch", "bench-ops", NULL};
+static const char *const command_names[] = {"quantize",  "plan",           "eval",     "inspect",
+                                            "compare",   "devices",        "tokenize", "bench-sketch",
+                                            "bench-ops", "bench-quantize", NULL};
 static const char *const command_help[] = {
     "Quantize a Hugging Face model folder: W ~ Wq + L R per linear layer.",
     "Print what quantize would need and do, from headers alone: memory, disk, ranks, bits.",
@@ -34,6 +35,7 @@ static const char *const command_help[] = {
     "Write the token ids of a text, as the model's tokenizer gives them.",
     "Time and residual of the low-rank sketches against the exact and randomised SVD of the device's library.",
     "Time of every op of a backend against the copy bandwidth and the matrix rate measured in the same run.",
+    "Time of a whole quantize run on a generated model of a known shape, against its floor.",
 };
 
 const char *const *flrq_commands(void) {
@@ -184,7 +186,7 @@ static const entry table[] = {
     INT("blocks", "bench", "0", 0, 1000, blocks, BENCH_QUANTIZE, 0,
         "Blocks to generate and run, the rest extrapolated; 0 = all of the model."),
     TEXT("scratch", "bench", "DIR", NULL, scratch, BENCH_QUANTIZE, 0,
-         "Folder for the checkpoint and the result, made here; without it one in $TMPDIR or /tmp."),
+         "Folder under which the checkpoint and the result get a temporary one; without it $TMPDIR or /tmp."),
     FLAG("keep", "bench", "false", keep, BENCH_QUANTIZE, 0, "Leave the generated files."),
     FLAG("plan-only", "bench", "false", plan_only, BENCH_QUANTIZE, 0,
          "Print what plan predicts for the device and for a card of 24 GB; quantize nothing."),

@@ -1,0 +1,288 @@
+/* bench_quantize.c - `flrq bench quantize`: a whole quantize run on a generated model of a known shape, against its
+ * floor.
+ *
+ * The job is the real one, on files, with random calibration tokens; nothing of it is shortened. The floor is what two
+ * forwards of the linear layers take at the matrix rate of the device, 2 * 2 P T flops, and what the weights take to
+ * come from the file or over the bus, whichever is slower: both measured in the same run. With --blocks K the run has K
+ * blocks, and the numbers for the whole model are extrapolated: the time after opening is taken as proportional to the
+ * blocks. Files lie in a folder of their own and are removed at the end, also when the run fails.
+ */
+#include <fcntl.h>
+#include <ftw.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "pipeline/bench.h"
+#include "pipeline/bench_model.h"
+
+static const double card_gb = 24, limit_seconds = 0.2;
+enum { READ_BYTES = 16 << 20 };
+
+typedef struct bench {
+    const flrq_params *params;
+    const flrq_config *config;
+    const flrq_bench_shape *shape;
+    flrq_reporter *reporter;
+    int64_t blocks;
+    char *folder, *model, *out, *tokens;
+    flrq_bench_limits limits;
+    double read;     /* bytes a second from the files */
+    int fast;        /* forwards run in FAST precision */
+    int separate;    /* weights cross a bus */
+    double generate; /* seconds */
+} bench;
+
+/* ---- files ------------------------------------------------------------------------------------------------------- */
+
+static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *walk) {
+    return remove(path);
+}
+
+static flrq_status make_folders(bench *b) {
+    const char *under = b->config->scratch;
+    if (!under) under = getenv("TMPDIR");
+    if (!under || !*under) under = "/tmp";
+    char *folder = flrq_path_join(under, "flrq-bench-XXXXXX");
+    if (!folder) return flrq_fail_memory(0, "a path");
+    if (!mkdtemp(folder)) {
+        flrq_status status =
+            flrq_fail_errno(FLRQ_ERR_IO, "%s: no folder can be made; --scratch DIR names another place", folder);
+        free(folder);
+        return status;
+    }
+    b->folder = folder;
+    b->model = flrq_path_join(folder, "model");
+    b->out = flrq_path_join(folder, "quantized");
+    b->tokens = flrq_path_join(folder, "tokens.npy");
+    if (!b->model || !b->out || !b->tokens) return flrq_fail_memory(0, "a path");
+    return flrq_dir_make(b->model);
+}
+
+static void remove_folders(bench *b) {
+    if (b->folder && b->config->keep)
+        flrq_notice(b->reporter, "kept: %s", b->folder);
+    else if (b->folder && nftw(b->folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0)
+        flrq_notice(b->reporter, "%s could not be removed", b->folder);
+    free(b->tokens);
+    free(b->out);
+    free(b->model);
+    free(b->folder);
+}
+
+/* The checkpoint, and room for what is made of it, must fit. */
+static flrq_status check_room(const bench *b) {
+    uint64_t wanted = flrq_bench_model_bytes(b->shape, b->blocks), available;
+    FLRQ_TRY(flrq_dir_free_bytes(b->folder, &available));
+    wanted += wanted / 2;
+    if (available >= wanted) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_IO,
+                     "%s: %.1f GB are free, a checkpoint of %lld blocks and its result take %.1f GB; use --blocks or "
+                     "--scratch",
+                     b->folder, (double)available / 1e9, (long long)b->blocks, (double)wanted / 1e9);
+}
+
+/* Rate at which the first shard of a block is read, by one thread. */
+static flrq_status measure_read(bench *b) {
+    char name[64], *path = NULL, *buffer = malloc(READ_BYTES);
+    int fd = -1;
+    flrq_status status = FLRQ_OK;
+    snprintf(name, sizeof name, "model-00002-of-%05lld.safetensors", (long long)b->blocks + 1);
+    path = flrq_path_join(b->model, name);
+    if (!buffer || !path) FLRQ_GOTO(flrq_fail_memory(READ_BYTES, "the read bench"));
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    if (size <= 0) FLRQ_GOTO(flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be read", path));
+    double t = flrq_seconds();
+    for (off_t at = 0; at < size; at += READ_BYTES)
+        FLRQ_GOTO(
+            flrq_file_pread(fd, path, buffer, (size_t)(size - at < READ_BYTES ? size - at : READ_BYTES), (uint64_t)at));
+    b->read = (double)size / (flrq_seconds() - t);
+out:
+    if (fd >= 0) close(fd);
+    free(path);
+    free(buffer);
+    return status;
+}
+
+/* ---- the jobs under test ----------------------------------------------------------------------------------------- */
+
+/* Parameters of `command` for the generated model: every option that the caller gave and the command has. */
+static flrq_status params_for(const bench *b, flrq_params **out, const char *command) {
+    size_t count;
+    flrq_status status = FLRQ_OK;
+    FLRQ_TRY(flrq_params_new(out, command));
+    const flrq_option *const *options = flrq_command_options(command, &count);
+    for (size_t i = 0; i < count; i++)
+        if (flrq_params_given(b->params, options[i]->name))
+            FLRQ_GOTO(flrq_params_set(*out, options[i]->name, flrq_params_get(b->params, options[i]->name)));
+    FLRQ_GOTO(flrq_params_set(*out, "model", b->model));
+    FLRQ_GOTO(flrq_params_set(*out, "out", b->out));
+    FLRQ_GOTO(flrq_params_set(*out, "calib-tokens", b->tokens));
+    status = flrq_params_check(*out);
+out:
+    if (status != FLRQ_OK) {
+        flrq_params_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+/* What plan says, without its list of tensors. `card`: on a GPU of 24 GB instead of the device asked for. A plan that
+ * does not fit is a result, too. */
+static flrq_status run_plan(const bench *b, bool card, json_t **result) {
+    flrq_params *params;
+    char memory[32];
+    json_t *plan = NULL;
+    FLRQ_TRY(params_for(b, &params, "plan"));
+    flrq_status status = FLRQ_OK;
+    if (card) {
+        snprintf(memory, sizeof memory, "%g", card_gb);
+        FLRQ_GOTO(flrq_params_set(params, "device-memory", memory));
+        if (!b->separate) FLRQ_GOTO(flrq_params_set(params, "device", "cuda"));
+    }
+    status = flrq_job_plan(params, b->reporter, &plan);
+    if (status == FLRQ_OK) {
+        json_object_del(plan, "tensors");
+        *result = plan;
+    } else if (status == FLRQ_ERR_MEMORY || status == FLRQ_ERR_UNSUPPORTED) {
+        *result = json_pack("{s:s}", "error", flrq_last_error());
+        status = FLRQ_OK;
+    }
+out:
+    flrq_params_free(params);
+    return status;
+}
+
+static flrq_status run_quantize(const bench *b, json_t **result) {
+    flrq_params *params;
+    FLRQ_TRY(params_for(b, &params, "quantize"));
+    flrq_status status = flrq_job_quantize(params, b->reporter, result);
+    flrq_params_free(params);
+    return status;
+}
+
+/* ---- the table --------------------------------------------------------------------------------------------------- */
+
+static double slower(double a, double b) {
+    return a > 0 && b > 0 ? fmin(a, b) : fmax(a, b);
+}
+
+typedef struct floor_seconds {
+    double forward, weights, total;
+} floor_seconds;
+
+static floor_seconds floor_of(const bench *b, double weights, double tokens) {
+    double rate = b->fast ? b->limits.fast : b->limits.full;
+    double bytes = b->separate ? slower(b->read, b->limits.upload) : b->read;
+    floor_seconds f = {.forward = 2 * 2 * weights * tokens / rate, .weights = 2 * weights / bytes};
+    f.total = f.forward + f.weights;
+    return f;
+}
+
+static json_t *floor_json(floor_seconds f) {
+    return json_pack("{s:f, s:f, s:f}", "forward", f.forward, "weights", f.weights, "total", f.total);
+}
+
+static double number(const json_t *object, const char *key) {
+    return json_number_value(json_object_get(object, key));
+}
+
+static void add_row(json_t *rows, const char *phase, double seconds, double whole) {
+    json_array_append_new(rows,
+                          json_pack("{s:s, s:f, s:f}", "phase", phase, "seconds", seconds, "seconds_model", whole));
+}
+
+/* Phases as the run reports them, the total, and the floor, of the run and of the whole model. */
+static json_t *tabulate(const bench *b, const json_t *run, floor_seconds floor, floor_seconds whole) {
+    json_t *rows = json_array(), *value;
+    const char *phase;
+    double factor = (double)b->shape->blocks / (double)b->blocks, total = number(run, "seconds");
+    double open = number(json_object_get(run, "phases"), "open");
+    json_object_foreach(json_object_get(run, "phases"), phase, value) {
+        double seconds = json_number_value(value);
+        add_row(rows, phase, seconds, strcmp(phase, "open") == 0 ? seconds : factor * seconds);
+    }
+    add_row(rows, "total", total, open + factor * (total - open));
+    add_row(rows, "floor: 2 forwards", floor.forward, whole.forward);
+    add_row(rows, "floor: weights", floor.weights, whole.weights);
+    add_row(rows, "floor", floor.total, whole.total);
+    return rows;
+}
+
+static json_t *table_of(const bench *b, const json_t *run, const flrq_backend *be, const flrq_device_info *device) {
+    double weights = (double)(b->blocks * flrq_bench_block_weights(b->shape));
+    double whole = (double)(b->shape->blocks * flrq_bench_block_weights(b->shape));
+    double tokens = (double)(b->config->calib_samples * b->config->calib_len);
+    floor_seconds floor = floor_of(b, weights, tokens), floor_whole = floor_of(b, whole, tokens);
+    json_t *limits = flrq_bench_limits_json(&b->limits);
+    json_object_set_new(limits, "read_gb_s", json_real(1e-9 * b->read));
+    json_t *rows = tabulate(b, run, floor, floor_whole);
+    json_t *total = NULL, *row;
+    size_t i;
+    json_array_foreach(rows, i, row) if (strcmp(json_string_value(json_object_get(row, "phase")), "total") == 0) total =
+        row;
+    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:o, s:f, s:f, s:f}",
+                     "device", be->name, "machine", device->name, "threads", device->threads, "shape", b->shape->name,
+                     "precision", b->fast ? "fast" : "full", "blocks", (json_int_t)b->blocks, "model_blocks",
+                     (json_int_t)b->shape->blocks, "weights", weights, "model_weights", whole, "tokens", tokens,
+                     "generate_seconds", b->generate, "limits", limits, "floor", floor_json(floor), "floor_model",
+                     floor_json(floor_whole), "rows", rows, "seconds", number(total, "seconds"), "seconds_model",
+                     number(total, "seconds_model"), "over_floor", number(total, "seconds") / floor.total);
+}
+
+flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
+    static const char *const keys[] = {"phase", "seconds", "seconds_model"};
+    const flrq_config *c = &params->config;
+    bench b = {.params = params, .config = c, .shape = &flrq_bench_shapes[c->shape], .reporter = reporter};
+    flrq_backend *be = NULL;
+    flrq_device_info device;
+    json_t *run = NULL, *table = NULL, *plan = NULL, *card = NULL;
+    flrq_status status = FLRQ_OK;
+    b.blocks = c->blocks && c->blocks < b.shape->blocks ? c->blocks : b.shape->blocks;
+    if (c->calib_len > b.shape->positions)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "--calib-len %lld is above the %lld positions of %s",
+                            (long long)c->calib_len, (long long)b.shape->positions, b.shape->name));
+    FLRQ_GOTO(flrq_backend_open(&be, c->device, (int)c->threads));
+    FLRQ_GOTO(be->info(be, &device));
+    b.separate = device.separate_memory;
+    b.fast = device.separate_memory && c->precision != PRECISION_FULL;
+    FLRQ_GOTO(make_folders(&b));
+    if (!c->plan_only) FLRQ_GOTO(check_room(&b));
+    double t = flrq_seconds();
+    FLRQ_GOTO(
+        flrq_bench_model_write(b.model, b.shape, b.blocks, (uint64_t)c->seed, (int)c->threads, c->plan_only, reporter));
+    FLRQ_GOTO(flrq_bench_tokens_write(b.tokens, b.shape, c->calib_samples, c->calib_len, (uint64_t)c->seed));
+    b.generate = flrq_seconds() - t;
+    FLRQ_GOTO(run_plan(&b, false, &plan));
+    FLRQ_GOTO(run_plan(&b, true, &card));
+    if (c->plan_only) {
+        *result = json_pack("{s:s, s:s, s:s, s:I, s:I, s:O, s:O}", "device", be->name, "machine", device.name, "shape",
+                            b.shape->name, "blocks", (json_int_t)b.blocks, "model_blocks", (json_int_t)b.shape->blocks,
+                            "plan", plan, "plan_24gb", card);
+        goto out;
+    }
+    flrq_progress(reporter, "limits", 0, 1);
+    FLRQ_GOTO(flrq_bench_limits_measure(&b.limits, be, limit_seconds));
+    FLRQ_GOTO(measure_read(&b));
+    flrq_backend_close(be); /* the job opens its own and plans for what is free */
+    be = NULL;
+    FLRQ_GOTO(run_quantize(&b, &run));
+    FLRQ_GOTO(flrq_backend_open(&be, c->device, (int)c->threads));
+    table = table_of(&b, run, be, &device);
+    json_object_set(table, "plan", plan);
+    json_object_set(table, "plan_24gb", card);
+    json_object_set(table, "quantize", run);
+    if (c->csv) FLRQ_GOTO(flrq_bench_csv(c->csv, json_object_get(table, "rows"), keys, sizeof keys / sizeof *keys));
+    *result = json_incref(table);
+out:
+    flrq_backend_close(be);
+    remove_folders(&b);
+    json_decref(table);
+    json_decref(run);
+    json_decref(card);
+    json_decref(plan);
+    return status;
+}
