@@ -275,25 +275,28 @@ fi
 set -- quantize "$m" -o "$out" --group 16 --rank-policy fixed --rank 4 $tokens --quiet
 faulty 0 "count:$work/count" "$@"
 mv "$out" "$work/reference"
-n=1 total=$(cat "$work/count") full=0
-while [ $n -lt "$total" ]; do
-    { E2E_FAULTS=full:$n LD_PRELOAD=$faults "$flrq" "$@" >"$work/out" 2>"$work/err"; }
-    code=$?
-    if [ $code -ne 0 ]; then
-        full=$((full + 1))
-        expect "full from $n: code $code" test $code -eq 1
-        expect "full from $n: one line" test "$(wc -l <"$work/err")" -eq 1
-        expect "full from $n: says so, and where" grep -q "error: .*$out.*No space left" "$work/err"
-        # With config.json in place all is written and checked, and only the journal does not say so.
-        expect "full from $n: nothing that looks complete" sh -c \
-            "[ ! -e '$out/config.json' ] || diff -r -x journal.jsonl -x report.json -x .flrq '$out' '$work/reference'"
-    fi
-    flrq 0 "$@"
-    expect "full from $n, then not: bytes" diff -r -x journal.jsonl -x report.json "$out" "$work/reference"
-    rm -rf "$out"
-    n=$((n + 9))
+total=$(cat "$work/count") full=0
+for overlap in off on; do
+    n=1
+    while [ $n -lt "$total" ]; do
+        { E2E_FAULTS=full:$n LD_PRELOAD=$faults "$flrq" "$@" --overlap $overlap >"$work/out" 2>"$work/err"; }
+        code=$?
+        if [ $code -ne 0 ]; then
+            full=$((full + 1))
+            expect "full from $n, overlap $overlap: code $code" test $code -eq 1
+            expect "full from $n, overlap $overlap: one line" test "$(wc -l <"$work/err")" -eq 1
+            expect "full from $n, overlap $overlap: says so, and where" grep -q "error: .*$out.*No space left" "$work/err"
+            # With config.json in place all is written and checked, and only the journal does not say so.
+            expect "full from $n, overlap $overlap: nothing that looks complete" sh -c \
+                "[ ! -e '$out/config.json' ] || diff -r -x journal.jsonl -x report.json -x .flrq '$out' '$work/reference'"
+        fi
+        flrq 0 "$@"
+        expect "full from $n, overlap $overlap, then not: bytes" diff -r -x journal.jsonl -x report.json "$out" "$work/reference"
+        rm -rf "$out"
+        n=$((n + 9))
+    done
 done
-expect "met a full disk $full times" test $full -gt 15
+expect "met a full disk $full times" test $full -gt 30
 faulty 1 space:10000 "$@"
 expect "too little space: said before the work" grep -q "$out.*free.*needed" "$work/err"
 rm -rf "$out"
