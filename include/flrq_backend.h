@@ -158,6 +158,8 @@ struct flrq_backend {
     /* --- implicit matrices: A is an operand [m, n] --- */
     /** d_out [m, n] = A as fp32. */
     flrq_status (*materialize)(flrq_backend *be, float *d_out, const flrq_operand *a);
+    /** d_out [m, n] = A rounded to bf16. NULL where linear() gains nothing from weights in bf16. */
+    flrq_status (*materialize_bf16)(flrq_backend *be, uint16_t *d_out, const flrq_operand *a);
     /** d_y [m, b] = A d_x, d_x [n, b]. b = 1 is a matrix-vector product at memory speed. */
     flrq_status (*mul)(flrq_backend *be, float *d_y, const flrq_operand *a, const float *d_x, int64_t b);
     /** d_z [n, b] = A^T d_q, d_q [m, b]; chunk sums along the tree. */

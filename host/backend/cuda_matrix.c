@@ -146,6 +146,14 @@ static flrq_status cuda_materialize(flrq_backend *be, float *d_out, const flrq_o
                          a->cols);
 }
 
+static flrq_status cuda_materialize_bf16(flrq_backend *be, uint16_t *d_out, const flrq_operand *a) {
+    FLRQ_TRY(op_check_operand("materialize_bf16", a));
+    if (a->rows == 0 || a->cols == 0) return FLRQ_OK;
+    flrq_view v = cuda_view(a, 0, a->rows);
+    return cuda_launched(be, flrq_launch_materialize_bf16(d_out, &v, cuda_of(be)->stream), "materialize_bf16", a->rows,
+                         a->cols);
+}
+
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
 /* Y [m, b] row-major is Y^T = X^T A^T: column-major [b, m] = [b, n] [n, m]. */
@@ -459,6 +467,7 @@ static flrq_status cuda_count_nonfinite(flrq_backend *be, int64_t *count, int64_
 void cuda_register_matrix(flrq_backend *be) {
     be->normal = cuda_normal;
     be->materialize = cuda_materialize;
+    be->materialize_bf16 = cuda_materialize_bf16;
     be->mul = cuda_mul;
     be->mul_t = cuda_mul_t;
     be->linear = cuda_linear;

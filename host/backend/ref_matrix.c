@@ -39,6 +39,13 @@ static flrq_status ref_materialize(flrq_backend *be, float *d_out, const flrq_op
     return FLRQ_OK;
 }
 
+static flrq_status ref_materialize_bf16(flrq_backend *be, uint16_t *d_out, const flrq_operand *a) {
+    FLRQ_TRY(op_check_operand("materialize_bf16", a));
+    for (int64_t i = 0; i < a->rows; i++)
+        for (int64_t j = 0; j < a->cols; j++) d_out[i * a->cols + j] = flrq_f32_to_bf16((float)ref_operand_at(a, i, j));
+    return FLRQ_OK;
+}
+
 /* y [b] = row i of A times d_x [n, b]. */
 static void row_times(double *y, const flrq_operand *a, int64_t i, const float *d_x, int64_t b) {
     for (int64_t k = 0; k < b; k++) y[k] = 0;
@@ -139,6 +146,7 @@ static flrq_status ref_count_nonfinite(flrq_backend *be, int64_t *count, int64_t
 void ref_register_matrix(flrq_backend *be) {
     be->normal = ref_normal;
     be->materialize = ref_materialize;
+    be->materialize_bf16 = ref_materialize_bf16;
     be->mul = ref_mul;
     be->mul_t = ref_mul_t;
     be->sum_squares = ref_sum_squares;
