@@ -441,20 +441,28 @@ out:
     return status;
 }
 
-/* Points the block's linear operands at the quantized layers. */
-static void use_quantized(const job *j, flrq_block *block) {
+/* Points the block's linear operands at the quantized layers. Where the forward multiplies in bf16 anyway, they are
+ * rounded to it once, into the place of the source weights, which have served, and not again for every segment. */
+static flrq_status use_quantized(const job *j, flrq_block *block) {
     int64_t first = j->model->block_first[block->index], count = j->model->block_first[block->index + 1] - first;
     for (int64_t i = 0; i < count; i++) {
         const flrq_layer *layer = &j->layers[i];
-        block->linear[layer->linear->slot] = (flrq_operand){.rows = layer->linear->rows,
-                                                            .cols = layer->linear->cols,
-                                                            .codes_sign = 1,
-                                                            .codes = &layer->codes,
-                                                            .d_l = layer->d_l,
-                                                            .d_r = layer->d_r,
-                                                            .rank = layer->rank,
-                                                            .lr_sign = 1};
+        flrq_operand *source = &block->linear[layer->linear->slot];
+        flrq_operand quantized = {.rows = layer->linear->rows,
+                                  .cols = layer->linear->cols,
+                                  .codes_sign = 1,
+                                  .codes = &layer->codes,
+                                  .d_l = layer->d_l,
+                                  .d_r = layer->d_r,
+                                  .rank = layer->rank,
+                                  .lr_sign = 1};
+        if (j->plan.precision == FLRQ_PRECISION_FAST && j->be->materialize_bf16 && source->d_dense &&
+            source->dense_dtype == FLRQ_BF16 && source->ld_dense == source->cols)
+            FLRQ_TRY(j->be->materialize_bf16(j->be, (uint16_t *)source->d_dense, &quantized));
+        else
+            *source = quantized;
     }
+    return FLRQ_OK;
 }
 
 /* The activations become the input of the next block. */
@@ -493,7 +501,7 @@ static flrq_status replay_block(job *j, int64_t index) {
         FLRQ_GOTO(flrq_linear_load_packed(&view, j->be, &l, &j->layers[i].codes, j->layers[i].d_l, j->layers[i].d_r,
                                           &j->layers[i].rank));
     }
-    use_quantized(j, block);
+    FLRQ_GOTO(use_quantized(j, block));
     FLRQ_GOTO(advance(j, block, "replay"));
 out:
     flrq_checkpoint_close(view.adapter);
@@ -562,7 +570,7 @@ static flrq_status run_block(job *j, int64_t index) {
     if (j->plan.calibrated) {
         advise(j, index, flrq_checkpoint_drop);
         if (index + 1 < j->model->layers) {
-            use_quantized(j, block);
+            FLRQ_TRY(use_quantized(j, block));
             FLRQ_TRY(advance(j, block, "forward"));
         }
     }
