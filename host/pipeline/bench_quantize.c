@@ -2,10 +2,11 @@
  * floor.
  *
  * The job is the real one, on files, with random calibration tokens; nothing of it is shortened. The floor is what two
- * forwards of the linear layers take at the matrix rate of the device, 2 * 2 P T flops, and what the weights take to
- * come from the file or over the bus, whichever is slower: both measured in the same run. With --blocks K the run has K
- * blocks, and the numbers for the whole model are extrapolated: the time after opening is taken as proportional to the
- * blocks. Files lie in a folder of their own and are removed at the end, also when the run fails.
+ * forwards of the linear layers take at the matrix rate of the device, 2 * 2 P T flops (the last block needs one), and
+ * what the weights take to come from the file or over the bus, whichever is slower: both measured in the same run. With
+ * --blocks K the run has K blocks, and the numbers for the whole model are extrapolated: after opening, all phases are
+ * taken as proportional to the blocks, the second forward to the blocks but one; from one block nothing follows. Files
+ * lie in a folder of their own and are removed at the end, also when the run fails.
  */
 #include <fcntl.h>
 #include <ftw.h>
@@ -174,63 +175,62 @@ typedef struct floor_seconds {
     double forward, weights, total;
 } floor_seconds;
 
-static floor_seconds floor_of(const bench *b, double weights, double tokens) {
-    double rate = b->fast ? b->limits.fast : b->limits.full;
+static floor_seconds floor_of(const bench *b, int64_t blocks, double tokens) {
+    double rate = b->fast ? b->limits.fast : b->limits.full, block = (double)flrq_bench_block_weights(b->shape);
     double bytes = b->separate ? slower(b->read, b->limits.upload) : b->read;
-    floor_seconds f = {.forward = 2 * 2 * weights * tokens / rate, .weights = 2 * weights / bytes};
+    floor_seconds f = {.forward = (double)(2 * blocks - 1) * 2 * block * tokens / rate,
+                       .weights = 2 * (double)blocks * block / bytes};
     f.total = f.forward + f.weights;
     return f;
-}
-
-static json_t *floor_json(floor_seconds f) {
-    return json_pack("{s:f, s:f, s:f}", "forward", f.forward, "weights", f.weights, "total", f.total);
 }
 
 static double number(const json_t *object, const char *key) {
     return json_number_value(json_object_get(object, key));
 }
 
-static void add_row(json_t *rows, const char *phase, double seconds, double whole) {
-    json_array_append_new(rows,
-                          json_pack("{s:s, s:f, s:f}", "phase", phase, "seconds", seconds, "seconds_model", whole));
+/* seconds_model < 0: not known. */
+static void add_row(json_t *rows, const char *phase, double seconds, double seconds_model) {
+    json_array_append_new(rows, json_pack("{s:s, s:f, s:o}", "phase", phase, "seconds", seconds, "seconds_model",
+                                          seconds_model < 0 ? json_null() : json_real(seconds_model)));
 }
 
-/* Phases as the run reports them, the total, and the floor, of the run and of the whole model. */
-static json_t *tabulate(const bench *b, const json_t *run, floor_seconds floor, floor_seconds whole) {
+/* Phases as the run reports them, the total, and the floor, of the run and of the whole model. *whole: total of the
+ * model, or -1. */
+static json_t *tabulate(const bench *b, const json_t *run, floor_seconds floor, floor_seconds model, double *whole) {
     json_t *rows = json_array(), *value;
     const char *phase;
-    double factor = (double)b->shape->blocks / (double)b->blocks, total = number(run, "seconds");
-    double open = number(json_object_get(run, "phases"), "open");
+    double blocks = (double)b->blocks, all = (double)b->shape->blocks, total = number(run, "seconds"), added = 0;
+    bool known = b->blocks > 1 || b->blocks == b->shape->blocks;
     json_object_foreach(json_object_get(run, "phases"), phase, value) {
-        double seconds = json_number_value(value);
-        add_row(rows, phase, seconds, strcmp(phase, "open") == 0 ? seconds : factor * seconds);
+        double seconds = json_number_value(value), factor = all / blocks;
+        if (strcmp(phase, "open") == 0) factor = 1;
+        if (strcmp(phase, "forward") == 0 && b->blocks > 1) factor = (all - 1) / (blocks - 1);
+        added += (factor - all / blocks) * seconds;
+        add_row(rows, phase, seconds, known ? factor * seconds : -1);
     }
-    add_row(rows, "total", total, open + factor * (total - open));
-    add_row(rows, "floor: 2 forwards", floor.forward, whole.forward);
-    add_row(rows, "floor: weights", floor.weights, whole.weights);
-    add_row(rows, "floor", floor.total, whole.total);
+    *whole = known ? total * all / blocks + added : -1;
+    add_row(rows, "total", total, *whole);
+    add_row(rows, "floor: forwards", floor.forward, model.forward);
+    add_row(rows, "floor: weights", floor.weights, model.weights);
+    add_row(rows, "floor", floor.total, model.total);
     return rows;
 }
 
-static json_t *table_of(const bench *b, const json_t *run, const flrq_backend *be, const flrq_device_info *device) {
-    double weights = (double)(b->blocks * flrq_bench_block_weights(b->shape));
-    double whole = (double)(b->shape->blocks * flrq_bench_block_weights(b->shape));
-    double tokens = (double)(b->config->calib_samples * b->config->calib_len);
-    floor_seconds floor = floor_of(b, weights, tokens), floor_whole = floor_of(b, whole, tokens);
-    json_t *limits = flrq_bench_limits_json(&b->limits);
+static json_t *table_of(const bench *b, const json_t *run, const char *name, const flrq_device_info *device) {
+    int64_t block = flrq_bench_block_weights(b->shape);
+    double tokens = (double)(b->config->calib_samples * b->config->calib_len), whole, total = number(run, "seconds");
+    floor_seconds floor = floor_of(b, b->blocks, tokens), model = floor_of(b, b->shape->blocks, tokens);
+    json_t *limits = flrq_bench_limits_json(&b->limits), *rows = tabulate(b, run, floor, model, &whole);
     json_object_set_new(limits, "read_gb_s", json_real(1e-9 * b->read));
-    json_t *rows = tabulate(b, run, floor, floor_whole);
-    json_t *total = NULL, *row;
-    size_t i;
-    json_array_foreach(rows, i, row) if (strcmp(json_string_value(json_object_get(row, "phase")), "total") == 0) total =
-        row;
-    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:o, s:f, s:f, s:f}",
-                     "device", be->name, "machine", device->name, "threads", device->threads, "shape", b->shape->name,
+    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:f, s:o, s:f, s:f, s:f, s:o}",
+                     "device", name, "machine", device->name, "threads", device->threads, "shape", b->shape->name,
                      "precision", b->fast ? "fast" : "full", "blocks", (json_int_t)b->blocks, "model_blocks",
-                     (json_int_t)b->shape->blocks, "weights", weights, "model_weights", whole, "tokens", tokens,
-                     "generate_seconds", b->generate, "limits", limits, "floor", floor_json(floor), "floor_model",
-                     floor_json(floor_whole), "rows", rows, "seconds", number(total, "seconds"), "seconds_model",
-                     number(total, "seconds_model"), "over_floor", number(total, "seconds") / floor.total);
+                     (json_int_t)b->shape->blocks, "weights", (json_int_t)(b->blocks * block), "model_weights",
+                     (json_int_t)(b->shape->blocks * block), "tokens", tokens, "generate_seconds", b->generate,
+                     "limits", limits, "rows", rows, "seconds", total, "seconds_model",
+                     whole < 0 ? json_null() : json_real(whole), "floor_seconds", floor.total, "floor_seconds_model",
+                     model.total, "over_floor", total / floor.total, "over_floor_model",
+                     whole < 0 ? json_null() : json_real(whole / model.total));
 }
 
 flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
@@ -239,6 +239,7 @@ flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *re
     bench b = {.params = params, .config = c, .shape = &flrq_bench_shapes[c->shape], .reporter = reporter};
     flrq_backend *be = NULL;
     flrq_device_info device;
+    char name[32];
     json_t *run = NULL, *table = NULL, *plan = NULL, *card = NULL;
     flrq_status status = FLRQ_OK;
     b.blocks = c->blocks && c->blocks < b.shape->blocks ? c->blocks : b.shape->blocks;
@@ -267,11 +268,11 @@ flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *re
     flrq_progress(reporter, "limits", 0, 1);
     FLRQ_GOTO(flrq_bench_limits_measure(&b.limits, be, limit_seconds));
     FLRQ_GOTO(measure_read(&b));
+    snprintf(name, sizeof name, "%s", be->name);
     flrq_backend_close(be); /* the job opens its own and plans for what is free */
     be = NULL;
     FLRQ_GOTO(run_quantize(&b, &run));
-    FLRQ_GOTO(flrq_backend_open(&be, c->device, (int)c->threads));
-    table = table_of(&b, run, be, &device);
+    table = table_of(&b, run, name, &device);
     json_object_set(table, "plan", plan);
     json_object_set(table, "plan_24gb", card);
     json_object_set(table, "quantize", run);
