@@ -68,9 +68,24 @@ template <int N> __device__ __forceinline__ void flrq_cp_async_wait() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N));
 }
 
+/** 2^x to two units in the last place, in one instruction; results below 2^-126 are 0. */
+__device__ __forceinline__ float flrq_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 #else
 #define FLRQ_UNROLL
+static inline float flrq_exp2(float x) {
+    return exp2f(x);
+}
 #endif
+
+/** Whether an address is a multiple of `bytes`. For launchers. */
+static inline bool flrq_aligned(const void *pointer, size_t bytes) {
+    return (uintptr_t)pointer % bytes == 0;
+}
 
 /** Largest grid dimension in y and z. */
 enum { FLRQ_GRID_YZ_MAX = 65535 };
