@@ -66,8 +66,11 @@ int cli_compare_exit_code(const json_t *result);
 void cli_devices_show(const json_t *result, FILE *out);
 void cli_devices_summary(const json_t *result, FILE *out);
 void cli_tokenize_show(const json_t *result, FILE *out);
-void cli_bench_show(const json_t *result, FILE *out);
-void cli_bench_summary(const json_t *result, FILE *out);
+void cli_bench_sketch_show(const json_t *result, FILE *out);
+void cli_bench_ops_show(const json_t *result, FILE *out);
+void cli_bench_rows_summary(const json_t *result, FILE *out);
+void cli_bench_quantize_show(const json_t *result, FILE *out);
+void cli_bench_quantize_summary(const json_t *result, FILE *out);
 
 /* ---- arguments ----------------------------------------------------------------------------------------------------
  */

@@ -1,19 +1,91 @@
-/* cmd_bench.c - shows the result of `flrq bench sketch`: the sketch methods side by side.
+/* cmd_bench.c - shows the results of the benches: sketches side by side, ops against the limits of the device, a whole
+ * run against its floor.
  */
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 
-void cli_bench_show(const json_t *result, FILE *out) {
-    static const cli_column columns[] = {{"rows", 'r'},       {"cols", 'r'},    {"spectrum", 'l'}, {"rank", 'r'},
-                                         {"method", 'l'},     {"seconds", 'r'}, {"p10", 'r'},      {"p90", 'r'},
-                                         {"residual", 'r'},   {"optimum", 'r'}, {"excess %", 'r'}, {"speedup r1", 'r'},
-                                         {"speedup svd", 'r'}};
+static void cell_percent(cli_table *table, const json_t *object, const char *key, int decimals) {
+    double value = cli_real(object, key);
+    if (isnan(value))
+        cli_cell(table, "%s", "");
+    else
+        cli_cell(table, "%.*f", decimals, 100 * value);
+}
+
+static void cell_duration(cli_table *table, const json_t *object, const char *key) {
+    double value = cli_real(object, key);
+    cli_cell(table, "%s", isnan(value) ? "" : cli_duration(value).text);
+}
+
+static void cell_milliseconds(cli_table *table, const json_t *object, const char *key) {
+    double value = cli_real(object, key);
+    cli_cell(table, "%s", isnan(value) ? "" : cli_significant(1e3 * value).text);
+}
+
+/* The column of reasons is shown when a row has one. */
+static int some_failed(const json_t *rows) {
+    size_t i;
+    json_t *row;
+    json_array_foreach(rows, i, row) {
+        const char *status = cli_string(row, "status");
+        if (status && strcmp(status, "ok") != 0) return 1;
+    }
+    return 0;
+}
+
+static void cell_status(cli_table *table, const json_t *row, int shown) {
+    const char *status = cli_string(row, "status");
+    cli_cell(table, "%s", shown && status ? status : "");
+}
+
+/* Four digits, or all of a large number. */
+static cli_text rate_text(double rate) {
+    return rate < 10000 ? cli_significant(rate) : cli_count(rate);
+}
+
+static void cell_rate(cli_table *table, const json_t *object, const char *key) {
+    double value = cli_real(object, key);
+    cli_cell(table, "%s", isnan(value) ? "" : rate_text(value).text);
+}
+
+static void fact_of(cli_table *facts, const json_t *object, const char *label, const char *key, const char *unit) {
+    double value = cli_real(object, key);
+    if (value > 0) cli_fact(facts, label, "%s %s", rate_text(value).text, unit);
+}
+
+static void machine_facts(cli_table *facts, const json_t *result) {
+    const char *device = cli_string(result, "device"), *machine = cli_string(result, "machine");
+    const char *precision = cli_string(result, "precision");
+    double threads = cli_real(result, "threads");
+    if (device) cli_fact(facts, "device", "%s", device);
+    if (machine) cli_fact(facts, "machine", "%s", machine);
+    if (!isnan(threads)) cli_fact(facts, "threads", "%s", cli_count(threads).text);
+    if (precision) cli_fact(facts, "precision", "%s", precision);
+    const json_t *limits = json_object_get(result, "limits");
+    fact_of(facts, limits, "copy", "copy_gb_s", "GB/s, read and write");
+    fact_of(facts, limits, "upload", "upload_gb_s", "GB/s");
+    fact_of(facts, limits, "download", "download_gb_s", "GB/s");
+    fact_of(facts, limits, "file", "read_gb_s", "GB/s");
+    fact_of(facts, limits, "matrix, full", "full_gflop_s", "GFLOP/s");
+    fact_of(facts, limits, "matrix, fast", "fast_gflop_s", "GFLOP/s");
+}
+
+/* ---- bench sketch ------------------------------------------------------------------------------------------------ */
+
+void cli_bench_sketch_show(const json_t *result, FILE *out) {
+    static const cli_column columns[] = {
+        {"rows", 'r'},         {"cols", 'r'},        {"spectrum", 'l'},     {"rank", 'r'},
+        {"method", 'l'},       {"seconds", 'r'},     {"p10", 'r'},          {"p90", 'r'},
+        {"residual", 'r'},     {"optimum", 'r'},     {"excess %", 'r'},     {"speedup r1", 'r'},
+        {"speedup rsvd", 'r'}, {"speedup svd", 'r'}, {"speedup svdj", 'r'}, {"status", 'l'}};
     cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
     size_t i;
     json_t *row;
+    int shown = some_failed(json_object_get(result, "rows"));
     json_array_foreach(json_object_get(result, "rows"), i, row) {
-        double excess = cli_real(row, "excess");
         cli_cell_count(table, row, "rows");
         cli_cell_count(table, row, "cols");
         cli_cell_text(table, row, "spectrum");
@@ -24,22 +96,121 @@ void cli_bench_show(const json_t *result, FILE *out) {
         cli_cell_significant(table, row, "seconds_p90");
         cli_cell_significant(table, row, "residual");
         cli_cell_significant(table, row, "optimum");
-        if (isnan(excess))
-            cli_cell(table, "%s", "");
-        else
-            cli_cell(table, "%.3f", 100 * excess);
+        cell_percent(table, row, "excess", 3);
         cli_cell_fixed(table, row, "speedup_over_r1", 1);
+        cli_cell_fixed(table, row, "speedup_over_rsvd", 1);
         cli_cell_fixed(table, row, "speedup_over_svd", 1);
+        cli_cell_fixed(table, row, "speedup_over_svdj", 1);
+        cell_status(table, row, shown);
     }
     if (cli_table_print(table, NULL, out)) fputc('\n', out);
     cli_table *facts = cli_facts_new();
-    const char *machine = cli_string(result, "machine");
-    double threads = cli_real(result, "threads");
-    if (machine) cli_fact(facts, "machine", "%s", machine);
-    if (!isnan(threads)) cli_fact(facts, "threads", "%s", cli_count(threads).text);
+    machine_facts(facts, result);
     cli_table_print(facts, NULL, out);
 }
 
-void cli_bench_summary(const json_t *result, FILE *out) {
+/* ---- bench ops --------------------------------------------------------------------------------------------------- */
+
+void cli_bench_ops_show(const json_t *result, FILE *out) {
+    static const cli_column columns[] = {{"op", 'l'},       {"shape", 'l'},      {"ms", 'r'},     {"p10", 'r'},
+                                         {"p90", 'r'},      {"GB/s", 'r'},       {"% copy", 'r'}, {"GFLOP/s", 'r'},
+                                         {"% matrix", 'r'}, {"% of floor", 'r'}, {"status", 'l'}};
+    cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
+    size_t i;
+    json_t *row;
+    int shown = some_failed(json_object_get(result, "rows"));
+    json_array_foreach(json_object_get(result, "rows"), i, row) {
+        cli_cell_text(table, row, "op");
+        cli_cell_text(table, row, "shape");
+        cell_milliseconds(table, row, "seconds");
+        cell_milliseconds(table, row, "seconds_p10");
+        cell_milliseconds(table, row, "seconds_p90");
+        cell_rate(table, row, "gb_s");
+        cell_percent(table, row, "of_copy", 0);
+        cell_rate(table, row, "gflop_s");
+        cell_percent(table, row, "of_matrix", 0);
+        cell_percent(table, row, "of_floor", 0);
+        cell_status(table, row, shown);
+    }
+    if (cli_table_print(table, NULL, out)) fputc('\n', out);
+    cli_table *facts = cli_facts_new();
+    machine_facts(facts, result);
+    cli_table_print(facts, NULL, out);
+}
+
+void cli_bench_rows_summary(const json_t *result, FILE *out) {
     fprintf(out, "%zu cases measured\n", json_array_size(json_object_get(result, "rows")));
+}
+
+/* ---- bench quantize ---------------------------------------------------------------------------------------------- */
+
+/* What plan says about one device. */
+static void plan_facts(cli_table *facts, const char *label, const json_t *plan) {
+    const char *error = cli_string(plan, "error");
+    const json_t *device = json_object_get(plan, "device");
+    double host = cli_real(plan, "host_bytes"), own = cli_real(device, "bytes"), limit = cli_real(device, "limit");
+    double batch = cli_real(device, "batch");
+    if (error) {
+        cli_fact(facts, label, "%s", error);
+    } else if (!isnan(host)) {
+        char *text = cli_printf("%s on the host", cli_bytes(host).text);
+        if (own > 0) {
+            char *longer = cli_printf("%s of the device's %s, %s", cli_bytes(own).text, cli_bytes(limit).text, text);
+            free(text);
+            text = longer;
+        }
+        cli_fact(facts, label, batch > 0 ? "%s; %s tokens at once" : "%s", text, cli_count(batch).text);
+        free(text);
+    }
+}
+
+static void run_facts(cli_table *facts, const json_t *result) {
+    const json_t *run = json_object_get(result, "quantize");
+    double blocks = cli_real(result, "blocks"), all = cli_real(result, "model_blocks");
+    double over = cli_real(result, "over_floor"), model = cli_real(result, "over_floor_model");
+    double peak = cli_real(run, "peak_rss_bytes"), generate = cli_real(result, "generate_seconds");
+    const char *shape = cli_string(result, "shape");
+    if (shape)
+        cli_fact(facts, "shape", blocks < all ? "%s, %s of its %s (the rest is extrapolated)" : "%s, %s", shape,
+                 cli_plural(blocks, "block").text, cli_count(all).text);
+    if (!isnan(cli_real(result, "tokens"))) cli_fact(facts, "tokens", "%s", cli_count(cli_real(result, "tokens")).text);
+    if (!isnan(over))
+        cli_fact(facts, "over the floor", isnan(model) ? "%.2f times" : "%.2f times, %.2f of the whole model", over,
+                 model);
+    if (!isnan(peak)) cli_fact(facts, "host memory", "%s at the peak", cli_bytes(peak).text);
+    if (!isnan(cli_real(run, "bits_per_weight")))
+        cli_fact(facts, "bits/weight", "%s, mean rank %s", cli_fixed(cli_real(run, "bits_per_weight"), 4).text,
+                 cli_fixed(cli_real(run, "average_rank"), 1).text);
+    if (!isnan(generate)) cli_fact(facts, "generated in", "%s", cli_duration(generate).text);
+    plan_facts(facts, "plan", json_object_get(result, "plan"));
+    plan_facts(facts, "plan, 24 GB card", json_object_get(result, "plan_24gb"));
+}
+
+void cli_bench_quantize_show(const json_t *result, FILE *out) {
+    static const cli_column columns[] = {{"phase", 'l'}, {"time", 'r'}, {"seconds", 'r'}, {"whole model, s", 'r'}};
+    cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
+    size_t i;
+    json_t *row;
+    json_array_foreach(json_object_get(result, "rows"), i, row) {
+        cli_cell_text(table, row, "phase");
+        cell_duration(table, row, "seconds");
+        cli_cell_fixed(table, row, "seconds", 3);
+        cli_cell_fixed(table, row, "seconds_model", 3);
+    }
+    if (cli_table_print(table, NULL, out)) fputc('\n', out);
+    cli_table *facts = cli_facts_new();
+    run_facts(facts, result);
+    machine_facts(facts, result);
+    cli_table_print(facts, NULL, out);
+}
+
+void cli_bench_quantize_summary(const json_t *result, FILE *out) {
+    double seconds = cli_real(result, "seconds"), model = cli_real(result, "seconds_model");
+    const char *shape = cli_string(result, "shape");
+    fprintf(out, "%s: %s", shape ? shape : "?", cli_plural(cli_real(result, "blocks"), "block").text);
+    if (!isnan(seconds))
+        fprintf(out, " in %s, %.2f times the floor", cli_duration(seconds).text, cli_real(result, "over_floor"));
+    if (!isnan(model) && cli_real(result, "blocks") < cli_real(result, "model_blocks"))
+        fprintf(out, "; the whole model, extrapolated: %s", cli_duration(model).text);
+    fputc('\n', out);
 }

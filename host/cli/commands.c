@@ -26,8 +26,13 @@ static const cli_command commands[] = {
     {"compare", cli_compare_show, cli_compare_summary, cli_compare_exit_code, 0, NULL, "flrq compare OUT1 OUT2\n"},
     {"devices", cli_devices_show, cli_devices_summary, NULL, 0, NULL, NULL},
     {"tokenize", cli_tokenize_show, cli_tokenize_show, NULL, 0, NULL, NULL},
-    {"bench-sketch", cli_bench_show, cli_bench_summary, NULL, 1, "the same command starts over",
+    {"bench-sketch", cli_bench_sketch_show, cli_bench_rows_summary, NULL, 1, "the same command starts over",
      "flrq bench sketch --csv sketch.csv\n"},
+    {"bench-ops", cli_bench_ops_show, cli_bench_rows_summary, NULL, 1, "the same command starts over",
+     "flrq bench ops --device cuda --csv ops.csv\n"},
+    {"bench-quantize", cli_bench_quantize_show, cli_bench_quantize_summary, NULL, 1, "the same command starts over",
+     "flrq bench quantize --shape llama2-7b --blocks 4 --device cuda\n"
+     "flrq bench quantize --shape llama2-70b --plan-only\n"},
     {NULL, show_json, summary_json, NULL, 0, NULL, NULL},
 };
 

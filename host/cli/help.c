@@ -191,10 +191,10 @@ void cli_help_program(FILE *out) {
         out);
     for (const char *const *name = flrq_commands(); *name; name++) {
         const char *help = flrq_command_help(*name);
-        int used = fprintf(out, "  %-14s", cli_command_spelling(*name).text);
+        int used = fprintf(out, "  %-16s", cli_command_spelling(*name).text);
         print_wrapped(out, help ? help : "", used, used);
     }
-    fprintf(out, "  %-14sthis text; help COMMAND, or COMMAND --help, lists options; help --man: manual page\n", "help");
+    fprintf(out, "  %-16sthis text; help COMMAND, or COMMAND --help, lists options; help --man: manual page\n", "help");
     const flrq_option *const *options = cli_options(&count);
     print_options(out, options, count);
     fputs("\nexit codes:\n", out);

@@ -265,13 +265,14 @@ flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *re
                             "plan", plan, "plan_24gb", card);
         goto out;
     }
-    flrq_progress(reporter, "limits", 0, 1);
-    FLRQ_GOTO(flrq_bench_limits_measure(&b.limits, be, limit_seconds));
     FLRQ_GOTO(measure_read(&b));
     snprintf(name, sizeof name, "%s", be->name);
     flrq_backend_close(be); /* the job opens its own and plans for what is free */
     be = NULL;
-    FLRQ_GOTO(run_quantize(&b, &run));
+    FLRQ_GOTO(run_quantize(&b, &run)); /* before the limits, whose buffers would show in its peak of memory */
+    flrq_progress(reporter, "limits", 0, 1);
+    FLRQ_GOTO(flrq_backend_open(&be, c->device, (int)c->threads));
+    FLRQ_GOTO(flrq_bench_limits_measure(&b.limits, be, limit_seconds));
     table = table_of(&b, run, name, &device);
     json_object_set(table, "plan", plan);
     json_object_set(table, "plan_24gb", card);

@@ -115,9 +115,10 @@ static const flrq_option
     check = {"check", FLRQ_OPTION_FLAG, "input", NULL, "false", 0, 1, NULL, "Check twice.", 0, 0},
     csv = {"csv", FLRQ_OPTION_TEXT, "bench", "FILE", NULL, 0, 0, NULL, "Write the rows as CSV too.", 0, 0};
 
-enum { MOST_OPTIONS = 10, COMMANDS = 9 };
-static const char *const names[COMMANDS + 1] = {"quantize", "plan",     "eval",         "inspect",   "compare",
-                                                "devices",  "tokenize", "bench-sketch", "bench-ops", NULL};
+enum { MOST_OPTIONS = 10, COMMANDS = 11 };
+static const char *const names[COMMANDS + 1] = {"quantize",  "plan",           "eval",        "inspect",
+                                                "compare",   "devices",        "tokenize",    "bench-sketch",
+                                                "bench-ops", "bench-quantize", "bench-later", NULL};
 static const char *const helps[COMMANDS] = {"Quantize a model.",
                                             "Say what quantize would need.",
                                             "Measure perplexity.",
@@ -126,6 +127,8 @@ static const char *const helps[COMMANDS] = {"Quantize a model.",
                                             "List the devices.",
                                             "Write token ids.",
                                             "Time the sketches.",
+                                            "Time the ops.",
+                                            "Time a whole run.",
                                             "A command that the program has no table for."};
 static const flrq_option *const options[COMMANDS][MOST_OPTIONS] = {
     {&model, &out, &preset, &bits, &sym, &tolerance, &rank, &label},
@@ -136,6 +139,8 @@ static const flrq_option *const options[COMMANDS][MOST_OPTIONS] = {
     {NULL},
     {&model, &out, &text},
     {&bits, &csv},
+    {&csv},
+    {&csv},
     {NULL},
 };
 
@@ -346,13 +351,37 @@ static const char devices_result[] =
     "\"memory_bytes\":16000000000,\"free_bytes\":8123456789,\"threads\":2},"
     "{\"name\":\"cuda\",\"available\":false,\"detail\":null,\"reason\":\"this build has no CUDA backend\"}]}";
 
-static const char bench_result[] =
-    "{\"machine\":\"Some CPU\",\"threads\":2,\"rows\":[{\"rows\":4096,\"cols\":4096,\"spectrum\":\"llm\",\"rank\":32,"
-    "\"method\":\"block\",\"seconds\":0.1234,\"seconds_p10\":0.12,\"seconds_p90\":0.13,\"residual\":100.5,\"optimum\":"
-    "100.4,"
-    "\"excess\":0.000996,\"speedup_over_r1\":12.3,\"speedup_over_svd\":234.5},"
+static const char bench_sketch_result[] =
+    "{\"machine\":\"Some CPU\",\"threads\":2,\"precision\":\"full\",\"rows\":["
+    "{\"rows\":4096,\"cols\":4096,\"spectrum\":\"llm\",\"rank\":32,\"method\":\"block\",\"status\":\"ok\",\"seconds\":"
+    "0.1234,"
+    "\"seconds_p10\":0.12,\"seconds_p90\":0.13,\"residual\":100.5,\"optimum\":100.4,\"excess\":0.000996,"
+    "\"speedup_over_r1\":12.3,\"speedup_over_svd\":234.5},"
+    "{\"rows\":4096,\"cols\":4096,\"spectrum\":\"llm\",\"rank\":32,\"method\":\"rsvd\",\"status\":\"not on this "
+    "device\"},"
     "{\"rows\":4096,\"cols\":4096,\"spectrum\":\"llm\",\"rank\":32,\"method\":\"svd\",\"seconds\":28.9,\"residual\":"
     "100.4}]}";
+
+static const char bench_ops_result[] =
+    "{\"device\":\"cuda\",\"machine\":\"Some "
+    "GPU\",\"threads\":16,\"limits\":{\"copy_gb_s\":3012.3,\"upload_gb_s\":50.1,"
+    "\"download_gb_s\":0,\"full_gflop_s\":51234.5,\"fast_gflop_s\":801234.5},\"rows\":["
+    "{\"op\":\"linear\",\"shape\":\"bf16 4096x4096, 2048 tokens, fast\",\"precision\":\"fast\",\"status\":\"ok\","
+    "\"seconds\":0.0001234,\"seconds_p10\":0.00012,\"seconds_p90\":0.00013,\"samples\":100,\"batch\":8,\"gb_s\":812.5,"
+    "\"of_copy\":0.27,\"gflop_s\":556000,\"of_matrix\":0.695,\"of_floor\":0.695},"
+    "{\"op\":\"rsvd\",\"shape\":\"1024x1024\",\"precision\":\"full\",\"status\":\"not on this device\"}]}";
+
+static const char bench_quantize_result[] =
+    "{\"device\":\"cuda\",\"machine\":\"Some GPU\",\"threads\":16,\"shape\":\"llama2-7b\",\"precision\":\"fast\","
+    "\"blocks\":4,\"model_blocks\":32,\"weights\":809500672,\"model_weights\":6476005376,\"tokens\":262144,"
+    "\"generate_seconds\":3.25,\"limits\":{\"read_gb_s\":6.5},\"rows\":["
+    "{\"phase\":\"open\",\"seconds\":0.5,\"seconds_model\":0.5},"
+    "{\"phase\":\"total\",\"seconds\":3.5,\"seconds_model\":24.5},"
+    "{\"phase\":\"floor\",\"seconds\":1.75,\"seconds_model\":null}],"
+    "\"seconds\":3.5,\"seconds_model\":24.5,\"floor_seconds\":1.75,\"floor_seconds_model\":14,\"over_floor\":2,"
+    "\"over_floor_model\":1.75,\"plan\":{\"host_bytes\":1500000000,\"device\":{\"bytes\":14900000000,\"limit\":"
+    "80000000000,\"batch\":2048}},\"plan_24gb\":{\"error\":\"25.1 GB wanted, 24 GB there\"},"
+    "\"quantize\":{\"peak_rss_bytes\":1400000000,\"bits_per_weight\":4.25,\"average_rank\":12.5}}";
 
 /* A result whose texts try to drive the terminal: escape, newline, C1 control. */
 static const char hostile_result[] = "{\"path\":\"a\\u001b[31mb\",\"kind\":\"x\\ny\",\"tensors\":[{\"name\":"
@@ -367,7 +396,9 @@ static const char *result_of(const char *command) {
         compare_result,
         devices_result,
         "{\"tokens\":12345,\"out\":\"ids.npy\",\"tokenizer\":\"tokenizer.json\"}",
-        bench_result,
+        bench_sketch_result,
+        bench_ops_result,
+        bench_quantize_result,
         "{\"ops\":[{\"name\":\"rms_norm\",\"seconds\":0.5}]}"};
     return results[index_of(command)];
 }
@@ -377,6 +408,7 @@ flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *us
     const char *command = names[params->command];
     const char *scenario = flrq_params_get(params, "model");
     if (!scenario) scenario = flrq_params_get(params, "a");
+    if (!scenario) scenario = flrq_params_get(params, "csv");
     if (!scenario) scenario = "";
     const char *answer = result_of(command);
     if (strcmp(scenario, "echo") == 0) {

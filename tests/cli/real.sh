@@ -30,7 +30,7 @@ status() {
 status 0 --version
 expect version grep -qx "flrq [0-9]*\.[0-9]*\.[0-9]*" "$work/out"
 status 2
-for command in quantize plan eval inspect compare devices tokenize "bench sketch"; do
+for command in quantize plan eval inspect compare devices tokenize "bench sketch" "bench ops" "bench quantize"; do
     # shellcheck disable=SC2086
     status 0 $command --help
     expect "$command usage" grep -q "^usage: flrq $command" "$work/out"

@@ -121,10 +121,12 @@ golden compare-same compare same B
 golden devices devices
 golden tokenize tokenize MODEL -o ids.npy
 golden bench bench sketch
-golden unknown-to-program bench ops
-golden unknown-to-program-quiet bench ops --quiet
+golden bench-ops bench ops
+golden bench-quantize bench quantize
+golden unknown-to-program bench later
+golden unknown-to-program-quiet bench later --quiet
 for command in "quantize MODEL -o OUT" "plan MODEL" "eval MODEL" "inspect MODEL" "compare A B" devices \
-    "tokenize MODEL -o ids.npy" "bench sketch"; do
+    "tokenize MODEL -o ids.npy" "bench sketch" "bench ops" "bench quantize"; do
     name=$(printf '%s' "${command%% [MA-]*}" | tr ' ' -)
     # shellcheck disable=SC2086
     golden "$name-quiet" $command --quiet
@@ -141,6 +143,12 @@ for command in quantize plan eval inspect compare tokenize; do
     golden "$command-sparse" "$@" sparse
     golden "$command-sparse-quiet" "$@" sparse --quiet
     golden "$command-odd-types" "$@" odd-types
+done
+
+for command in sketch ops quantize; do
+    golden "bench-$command-sparse" bench $command --csv sparse
+    golden "bench-$command-sparse-quiet" bench $command --csv sparse --quiet
+    golden "bench-$command-odd-types" bench $command --csv odd-types
 done
 
 # ---- failures --------------------------------------------------------------------------------------------------------
