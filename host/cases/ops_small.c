@@ -206,7 +206,7 @@ static void run_svd(op_run *r, const op_case *c) {
             for (int k = 0; k < 3; k++) host[i * n + j] += f[3 * i + k] * f[3 * m + 3 * j + k];
     double tolerance = 4 * product_tolerance((double)(m + n)), norm = 0;
     for (int64_t i = 0; i < m * n; i++) norm += (double)host[i] * (double)host[i];
-    float *d_a = op_inout(r, "A", OP_F32, host, m * n, OP_ANY, 0); /* destroyed */
+    float *d_a = op_inout(r, "A", OP_F32, host, m * n, OP_IGNORE, 0); /* destroyed */
     float *d_u = op_out(r, "U", OP_F32, m * p, OP_ANY, 0), *d_vt = op_out(r, "V^T", OP_F32, p * n, OP_ANY, 0);
     float *d_s = op_out(r, "S", OP_F32, p, OP_MAX, tolerance);
     op_cost(r, 4.0 * (double)(m * n), 8.0 * (double)(m > n ? m : n) * (double)(p * p));

@@ -92,6 +92,11 @@ struct Launch {
 CUDASIM_HIDDEN void check_argument(Launch &launch, cudaStream_t stream, int position, const void *bytes, size_t size);
 CUDASIM_HIDDEN void submit(Launch &&launch, cudaStream_t stream);
 
+/* Zeroes the bytes of an argument that belong to no member: what happens to lie there may look like an address. */
+template <class T> inline void clear_padding(T &value) {
+    if constexpr (std::is_class_v<T>) __builtin_clear_padding(&value);
+}
+
 template <class... P, class... A>
 void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, A &&...a) {
     struct Call {
@@ -102,6 +107,7 @@ void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_
     Launch l{name, reinterpret_cast<const void *>(kernel), grid, block, smem, nullptr, call, {}};
     l.run = [](void *c) { std::apply(static_cast<Call *>(c)->kernel, static_cast<Call *>(c)->args); };
     int position = 0;
+    std::apply([](auto &...v) { (clear_padding(v), ...); }, call->args);
     std::apply([&](const auto &...v) { (check_argument(l, stream, ++position, &v, sizeof v), ...); }, call->args);
     submit(std::move(l), stream);
 }
