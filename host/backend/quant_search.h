@@ -1,5 +1,5 @@
-/* quant_search.h - the definition of the clip search that the fast face (simd_quant.c) and the reference (ref_quant.c)
- * share.
+/* quant_search.h - the definition of the clip search that the fast face (simd_quant.c), the reference (ref_quant.c) and
+ * the kernels (quant.cu) share.
  *
  * Both faces, and every instruction set of the fast one, choose the same bytes: codes, scales and zero points. That is
  * why the float expressions below, the order of candidates and the order of every sum are part of the definition.
@@ -91,47 +91,48 @@ typedef struct quant_plan {
 } quant_plan;
 
 /** The plan for groups of `group` columns, a shorter one at the end of a row included. */
-static inline quant_plan quant_plan_of(int bits, int64_t group, bool cut) {
-    bool small = group <= QUANT_BLOCK;
-    if (cut) return (quant_plan){31, 0, 1.2f, 0.5f, 0};
-    switch (bits) {
-    case 2:
-        return small ? (quant_plan){8, 4, 1.1f, 1.0f, 0.264f} : (quant_plan){16, 8, 1.2f, 1.2f, 0.16f};
-    case 3:
-        return small ? (quant_plan){8, 4, 1.2f, 1.2f, 0.264f} : (quant_plan){16, 8, 1.2f, 1.2f, 0.16f};
-    case 4:
-        return small ? (quant_plan){8, 8, 1.2f, 1.4f, 0.16f} : (quant_plan){16, 8, 1.2f, 1.4f, 0.16f};
-    default:
-        return small ? (quant_plan){15, 0, 1.15f, 0.97f, 0} : (quant_plan){63, 0, 1.06f, 0.78f, 0};
-    }
+FLRQ_HOST_DEVICE static inline quant_plan quant_plan_of(int bits, int64_t group, bool cut) {
+    const quant_plan small[] = {{8, 4, 1.1f, 1.0f, 0.264f},
+                                {8, 4, 1.2f, 1.2f, 0.264f},
+                                {8, 8, 1.2f, 1.4f, 0.16f},
+                                {15, 0, 1.15f, 0.97f, 0}},
+                     large[] = {{16, 8, 1.2f, 1.2f, 0.16f},
+                                {16, 8, 1.2f, 1.2f, 0.16f},
+                                {16, 8, 1.2f, 1.4f, 0.16f},
+                                {63, 0, 1.06f, 0.78f, 0}},
+                     errors = {31, 0, 1.2f, 0.5f, 0};
+    int row = bits <= 4 ? bits - 2 : 3; /* 2, 3, 4 and 8 bits */
+    return cut ? errors : group <= QUANT_BLOCK ? small[row] : large[row];
 }
 
-static inline quant_levels quant_levels_of(const flrq_scheme *scheme) {
+FLRQ_HOST_DEVICE static inline quant_levels quant_levels_of(const flrq_scheme *scheme) {
     float half = (float)(1 << (scheme->bits - 1));
-    if (!scheme->symmetric) return (quant_levels){0, 2 * half - 1, 0, 2 * half - 1, false};
-    if (scheme->grid == FLRQ_GRID_FULL) return (quant_levels){-half, half - 1, half, half - 0.5f, true};
-    return (quant_levels){1 - half, half - 1, half, half - 1, true};
+    const quant_levels asymmetric = {0, 2 * half - 1, 0, 2 * half - 1, false};
+    const quant_levels full = {-half, half - 1, half, half - 0.5f, true};
+    const quant_levels mirror = {1 - half, half - 1, half, half - 1, true};
+    return !scheme->symmetric ? asymmetric : scheme->grid == FLRQ_GRID_FULL ? full : mirror;
 }
 
 /** Range of weights between least and most. */
-static inline quant_range quant_range_of(const quant_levels *l, float least, float most) {
+FLRQ_HOST_DEVICE static inline quant_range quant_range_of(const quant_levels *l, float least, float most) {
     float amax = -least > most ? -least : most;
     float lo = l->symmetric ? -amax : least < 0 ? least : 0, hi = l->symmetric ? amax : most > 0 ? most : 0;
-    return (quant_range){lo, hi, (l->symmetric ? amax : hi - lo) / l->span};
+    const quant_range range = {lo, hi, (l->symmetric ? amax : hi - lo) / l->span};
+    return range;
 }
 
 /** True when negative scales are to be tried as well. */
-static inline bool quant_signed(const flrq_scheme *scheme, const flrq_clip *clip) {
+FLRQ_HOST_DEVICE static inline bool quant_signed(const flrq_scheme *scheme, const flrq_clip *clip) {
     return scheme->symmetric && scheme->grid == FLRQ_GRID_FULL && clip->signed_scale;
 }
 
 /** A positive scale no smaller than the smallest that can be stored. */
-static inline float quant_floor(float scale) {
+FLRQ_HOST_DEVICE static inline float quant_floor(float scale) {
     return scale > 0x1p-24f ? scale : 0x1p-24f;
 }
 
 /** Nearest-even integer of x * inv within [down, up], any magnitude. */
-static inline float quant_nearest(float x, float inv, float down, float up) {
+FLRQ_HOST_DEVICE static inline float quant_nearest(float x, float inv, float down, float up) {
     float t = fmaf(x, inv, QUANT_MAGIC);
     t = t > QUANT_MAGIC + down ? t : QUANT_MAGIC + down;
     t = t < QUANT_MAGIC + up ? t : QUANT_MAGIC + up;
@@ -139,54 +140,58 @@ static inline float quant_nearest(float x, float inv, float down, float up) {
 }
 
 /** The candidate with a given clip ratio; sign -1 for the negative scale of a symmetric full grid. */
-static inline quant_candidate quant_at_ratio(const quant_levels *l, quant_range r, float ratio, float sign) {
+FLRQ_HOST_DEVICE static inline quant_candidate quant_at_ratio(const quant_levels *l, quant_range r, float ratio,
+                                                              float sign) {
     float scale = sign * flrq_round_scale(quant_floor(ratio * r.scale)), inv = 1.0f / scale;
     float lo = ratio * r.lo, hi = ratio * r.hi;
     float zero = l->symmetric ? l->middle : quant_nearest(-lo, inv, l->down, l->up), shift = l->symmetric ? 0 : zero;
-    return (quant_candidate){scale, inv, zero, l->down - shift, l->up - shift, lo, hi};
+    const quant_candidate candidate = {scale, inv, zero, l->down - shift, l->up - shift, lo, hi};
+    return candidate;
 }
 
 /** Number of variants that round one by fits tries: negative scales of a symmetric full grid, neighbours of the zero
  * point in asymmetric schemes. Round two goes on with the best. */
-static inline int quant_variants(const flrq_scheme *scheme, const flrq_clip *clip) {
+FLRQ_HOST_DEVICE static inline int quant_variants(const flrq_scheme *scheme, const flrq_clip *clip) {
     return !scheme->symmetric ? 3 : quant_signed(scheme, clip) ? 2 : 1;
 }
 
 /** Sign of the scale in a variant. */
-static inline float quant_variant_sign(const quant_levels *l, int variant) {
+FLRQ_HOST_DEVICE static inline float quant_variant_sign(const quant_levels *l, int variant) {
     return l->symmetric && variant == 1 ? -1.0f : 1.0f;
 }
 
 /** Zero point in variant 0. */
-static inline float quant_fit_zero(const quant_levels *l, quant_range r) {
+FLRQ_HOST_DEVICE static inline float quant_fit_zero(const quant_levels *l, quant_range r) {
     return l->symmetric ? l->middle : quant_nearest(-r.lo, 1.0f / quant_floor(r.scale), l->down, l->up);
 }
 
 /** Zero point in a variant: 0, -1 or +1 from that of variant 0, within the codes. */
-static inline float quant_variant_zero(const quant_levels *l, float zero, int variant) {
+FLRQ_HOST_DEVICE static inline float quant_variant_zero(const quant_levels *l, float zero, int variant) {
     if (l->symmetric) return zero;
     zero += variant == 1 ? -1.0f : variant == 2 ? 1.0f : 0.0f;
     return zero < l->down ? l->down : zero > l->up ? l->up : zero;
 }
 
 /** The candidate with the scale of a fit (of either sign), rounded. */
-static inline quant_candidate quant_at_fit(const quant_levels *l, quant_range r, float scale, float zero) {
+FLRQ_HOST_DEVICE static inline quant_candidate quant_at_fit(const quant_levels *l, quant_range r, float scale,
+                                                            float zero) {
     float rounded = copysignf(flrq_round_scale(quant_floor(fabsf(scale))), scale), shift = l->symmetric ? 0 : zero;
-    return (quant_candidate){rounded, 1.0f / rounded, zero, l->down - shift, l->up - shift, r.lo, r.hi};
+    const quant_candidate candidate = {rounded, 1.0f / rounded, zero, l->down - shift, l->up - shift, r.lo, r.hi};
+    return candidate;
 }
 
 /** The clip ratio that a scale amounts to, for the statistics. */
-static inline double quant_ratio(quant_range r, float scale) {
+FLRQ_HOST_DEVICE static inline double quant_ratio(quant_range r, float scale) {
     return fabs((double)scale) / (double)quant_floor(r.scale);
 }
 
 /** Ratio i of the grid of flrq_clip. */
-static inline float quant_grid_ratio(const flrq_clip *clip, int i) {
+FLRQ_HOST_DEVICE static inline float quant_grid_ratio(const flrq_clip *clip, int i) {
     return clip->steps > 1 ? 1.0f - (float)i * ((1.0f - clip->min_ratio) / (float)(clip->steps - 1)) : 1.0f;
 }
 
 /** Step between the ratios of round one by fits. power = sum h w^2 / sum h of the group. */
-static inline float quant_first_step(const quant_plan *plan, quant_range r, float power) {
+FLRQ_HOST_DEVICE static inline float quant_first_step(const quant_plan *plan, quant_range r, float power) {
     float low = plan->low * sqrtf(power) / (0.5f * (r.hi - r.lo));
     low = low > 0.02f ? low : 0.02f; /* also when power is 0/0 */
     low = low < plan->high * 0.75f ? low : plan->high * 0.75f;
@@ -194,34 +199,34 @@ static inline float quant_first_step(const quant_plan *plan, quant_range r, floa
 }
 
 /** Step between the ratios of the fast search by true errors. */
-static inline float quant_error_step(const quant_plan *plan) {
+FLRQ_HOST_DEVICE static inline float quant_error_step(const quant_plan *plan) {
     return (plan->high - plan->low) / (float)(plan->first - 1);
 }
 
 /** Ratio i of round one. */
-static inline float quant_first_ratio(const quant_plan *plan, float step, int i) {
+FLRQ_HOST_DEVICE static inline float quant_first_ratio(const quant_plan *plan, float step, int i) {
     return fmaf(-(float)i, step, plan->high);
 }
 
 /** 1 / scale of trial i of round one by fits. */
-static inline float quant_first_inv(const quant_plan *plan, quant_range r, float step, int i) {
+FLRQ_HOST_DEVICE static inline float quant_first_inv(const quant_plan *plan, quant_range r, float step, int i) {
     return 1.0f / quant_floor(quant_first_ratio(plan, step, i) * r.scale);
 }
 
 /** Relative step between the trials of round two around trial `best` of round one; the outermost trial stays within 60
  * %. */
-static inline float quant_second_step(const quant_plan *plan, float step, int best) {
+FLRQ_HOST_DEVICE static inline float quant_second_step(const quant_plan *plan, float step, int best) {
     float relative = plan->spread * step / quant_first_ratio(plan, step, best), most = 1.2f / (float)(plan->second - 1);
     return relative < most ? relative : most;
 }
 
 /** 1 / scale of trial i of round two, around the fit with 1 / scale = inv. */
-static inline float quant_second_inv(const quant_plan *plan, float inv, float step, int i) {
+FLRQ_HOST_DEVICE static inline float quant_second_inv(const quant_plan *plan, float inv, float step, int i) {
     return inv * fmaf((float)i - 0.5f * (float)(plan->second - 1), step, 1.0f);
 }
 
 /** What a fit lowers the error by: B^2 / C, 0 when there is nothing to fit. */
-static inline float quant_gain(float b, float c) {
+FLRQ_HOST_DEVICE static inline float quant_gain(float b, float c) {
     float gain = b * b / c;
     return gain > 0 ? gain : 0;
 }

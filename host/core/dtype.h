@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
+#include "core/host_device.h"
 #include "flrq_format.h"
 
 /** Bits of one element (4 for F4, 6 for F6_*). */
@@ -37,7 +38,7 @@ void flrq_store(void *data, flrq_dtype dtype, int64_t i, float value);
  * fp16 maximum of 8 significant bits (65280): the result is exact in fp16 and in bf16, so every engine serves the same
  * weight. The sign is kept; zero stays zero; a nonzero value never becomes zero (the smallest fp16 subnormal instead).
  *  Without branches and inline, so that compilers vectorise loops over it. */
-static inline float flrq_round_scale(float scale) {
+FLRQ_HOST_DEVICE static inline float flrq_round_scale(float scale) {
     float magnitude = fabsf(scale);
     float subnormal =
         rintf(magnitude * 0x1p24f) * 0x1p-24f; /* 10 fraction bits at most remain; 8 of them are kept below */

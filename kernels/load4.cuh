@@ -1,0 +1,54 @@
+/* load4.cuh - four neighbouring elements of an operand at once, without its low-rank part and column scale.
+ *
+ * What flrq_view_base() gives, by loads of 8 or 16 bytes where the launcher found them aligned (flrq_view_wide()).
+ */
+#ifndef FLRQ_KERNELS_LOAD4_CUH
+#define FLRQ_KERNELS_LOAD4_CUH
+
+#include "device.cuh"
+
+/** True where all groups of four columns that begin at a multiple of four may be loaded at once. */
+static inline bool flrq_view_wide(const flrq_view *v) {
+    uintptr_t width = v->dtype == FLRQ_F32 ? 4 : 2;
+    if (v->cols % 4 != 0) return false;
+    if (v->dense && (v->ld % 4 != 0 || (uintptr_t)v->dense % (4 * width) != 0)) return false;
+    return !v->code || (v->group % 4 == 0 && (uintptr_t)v->code % 4 == 0);
+}
+
+/** Four neighbouring dense elements, the first at element `at`, aligned to four elements. */
+__device__ __forceinline__ void flrq_load_dense4(float (&out)[4], const flrq_view &v, int64_t at) {
+    if (v.dtype == FLRQ_F32) {
+        float4 x = *reinterpret_cast<const float4 *>(static_cast<const float *>(v.dense) + at);
+        out[0] = x.x, out[1] = x.y, out[2] = x.z, out[3] = x.w;
+        return;
+    }
+    uint2 bits = *reinterpret_cast<const uint2 *>(static_cast<const uint16_t *>(v.dense) + at);
+    uint32_t words[2] = {bits.x, bits.y};
+    FLRQ_UNROLL
+    for (int k = 0; k < 4; k++) {
+        uint32_t half = words[k / 2] >> 16 * (k % 2) & 0xffffu;
+        out[k] = v.dtype == FLRQ_BF16 ? __uint_as_float(half << 16) : __half2float(__ushort_as_half((uint16_t)half));
+    }
+}
+
+/** Elements (i, j) .. (i, j+3); those from column `end` on are 0. `wide`: j % 4 == 0 and flrq_view_wide(). */
+__device__ __forceinline__ void flrq_load_base4(float (&out)[4], const flrq_view &v, int64_t i, int64_t j, int64_t end,
+                                                bool wide) {
+    if (!wide || j + 4 > end) {
+        FLRQ_UNROLL
+        for (int k = 0; k < 4; k++) out[k] = j + k < end ? flrq_view_base(v, i, j + k) : 0.0f;
+        return;
+    }
+    if (v.dense)
+        flrq_load_dense4(out, v, i * v.ld + j);
+    else
+        out[0] = out[1] = out[2] = out[3] = 0.0f;
+    if (!v.code) return;
+    int64_t cell = i * v.n_groups + j / v.group;
+    float scale = v.codes_sign * v.scale[cell], zero = v.zero ? (float)v.zero[cell] : v.middle;
+    uint32_t codes = *reinterpret_cast<const uint32_t *>(v.code + i * v.cols + j);
+    FLRQ_UNROLL
+    for (int k = 0; k < 4; k++) out[k] = fmaf(scale, (float)(codes >> 8 * k & 0xffu) - zero, out[k]);
+}
+
+#endif
