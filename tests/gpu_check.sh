@@ -1,0 +1,260 @@
+#!/usr/bin/env bash
+# gpu_check.sh - everything that wants a real GPU, in one call of less than nine minutes.
+#
+#   gpu_check.sh OUTDIR [--deps DIR|ARCHIVE] [--build DIR] [--steps "NAME ..."]
+#   gpu_check.sh --pack BUILD ARCHIVE
+#
+# Builds the CUDA plugin for the present device, runs the op cases and the end-to-end test on it, compute-sanitizer on
+# small cases, and the benches. A failing step does not stop the later ones; each has a time limit of its own and all of
+# them together BUDGET seconds (default 530). OUTDIR gets summary.txt, log.txt and the tables as CSV, never more than
+# eight files, none in a folder. Exit code: the number of failed steps.
+#
+# The machine needs nvcc, gcc and make. Where CMake and the libraries' headers are missing as well, pack them on a
+# machine that has them: `--pack` puts the built programs and their libraries (not the system's own) into one archive,
+# which `--deps` names on the other. A machine whose C library is older than the packing one's needs its own build.
+#
+# DEVICE=cudasim rehearses every step on the simulator, with small shapes; compute-sanitizer is replaced by a note.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+
+# ---- packing ---------------------------------------------------------------------------------------------------------
+pack() {
+    local build=$1 archive=$2 dir program
+    dir=$(mktemp -d) || exit 1
+    mkdir -p "$dir/bin" "$dir/lib"
+    for program in "$build"/flrq "$build"/tests/test_{matrix,small,quant,forward}_ops "$(find "$build" -name '*compare_codes' -type f | head -n 1)"; do
+        cp "$program" "$dir/bin/" || exit 1
+    done
+    strip "$dir"/bin/* 2>/dev/null
+    ldd "$build"/flrq "$dir"/bin/* | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u |
+        grep -vE '/(libc|libm|libstdc\+\+|libgcc_s|libpthread|libdl|librt|ld-linux[^/]*)\.so' | while read -r library; do
+        cp -L "$library" "$dir/lib/" || exit 1
+    done
+    tar -C "$dir" -cJf "$archive" bin lib || exit 1
+    rm -rf "$dir"
+    ls -l "$archive"
+}
+
+# ---- the steps: each is a function that runs in the repository, with $work, $out and $device set ----------------------
+flrq() { "$bin/flrq" "$@"; }
+
+step_machine() {
+    date -u +%Y-%m-%dT%H:%MZ
+    uname -srm
+    grep -m1 'model name' /proc/cpuinfo
+    nproc
+    free -g | head -n 2
+    nvcc --version 2>/dev/null | tail -n 2
+    [ "$device" = cudasim ] || nvidia-smi --query-gpu=name,memory.total,driver_version,clocks.max.sm,clocks.max.mem,pcie.link.gen.max,pcie.link.width.max --format=csv
+}
+
+step_build() {
+    if [ "$device" = cudasim ]; then
+        [ -e "$plugins/libflrq_cudasim.so" ] || cmake_build -DFLRQ_CUDASIM=ON
+    elif [ -n "$deps" ]; then
+        local capability
+        capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+        mkdir -p "$plugins" && make -f Makefile.cuda cuda BUILD="$plugins" CUDA_ARCH="$capability"
+    else
+        cmake_build -DFLRQ_CUDA=ON
+    fi
+}
+
+cmake_build() {
+    cmake -S . -B "$plugins" "$@" && cmake --build "$plugins" -j "$(nproc)"
+}
+
+step_devices() {
+    flrq devices
+    flrq devices --json | tr '{' '\n' | grep "\"$device\"" | grep -q '"available":true'
+}
+
+step_ops() {
+    local table failed=0
+    for table in matrix small quant forward; do
+        echo "== $table"
+        (cd tests && FLRQ_TEST_DEVICE=$device FLRQ_TEST_OPS=${ops_filter[$table]-} "$bin_tests/test_${table}_ops") 2>&1 || failed=1
+    done
+    return $failed
+}
+
+step_e2e() {
+    (cd tests && sh e2e/cuda.sh "$bin/flrq" "$bin_helpers/compare_codes" "$device")
+}
+
+# Small cases of every table under one tool of compute-sanitizer.
+sanitize() {
+    local tool=$1 failed=0 table cases
+    shift
+    if [ "$device" = cudasim ]; then
+        echo "not on the simulator, which finds the same faults by itself"
+        return 0
+    fi
+    while read -r table cases; do
+        echo "== $tool: $table \"$cases\""
+        (cd tests && FLRQ_TEST_DEVICE=$device FLRQ_TEST_OPS=$cases compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" \
+            "$bin_tests/test_${table}_ops") 2>&1 | grep -vE '^(ok|none) ' | tail -n 40
+        [ "${PIPESTATUS[0]}" -eq 0 ] || failed=1
+    done <<'CASES'
+small 643x40
+small 300x643
+small 513x1
+quant 9x
+quant 5x333
+matrix 130x40
+matrix 643x1049 b=8
+matrix 5x7
+forward 513x257
+forward 129 tokens
+forward n=131073
+forward vocab 257
+CASES
+    return $failed
+}
+step_memcheck() { sanitize memcheck --leak-check no; }
+step_racecheck() { sanitize racecheck; }
+step_initcheck() { sanitize initcheck; }
+
+step_bench_ops() {
+    flrq bench ops --device "$device" --csv "$out/bench-ops.csv" "${bench_ops[@]}" 2>/dev/null
+}
+
+step_bench_sketch() {
+    flrq bench sketch --device "$device" --csv "$out/bench-sketch.csv" --dump "$work/matrices" "${bench_sketch[@]}" 2>/dev/null
+}
+
+step_torch() {
+    python3 -c 'import torch' 2>/dev/null || { echo "no PyTorch here"; return 0; }
+    python3 bench/torch_sketch.py "$work/matrices" --csv "$out/torch-sketch.csv" --ranks "$ranks" || [ $? -eq 77 ]
+}
+
+# bench_run SHAPE OPTION...: the shape's phases go to the CSV with the shape in front.
+bench_run() {
+    local shape=$1 code
+    shift
+    flrq bench quantize --device "$device" --shape "$shape" --scratch "$work" --csv "$work/run.csv" "$@" 2>"$work/run.log"
+    code=$?
+    if [ $code -ne 0 ]; then
+        tail -n 5 "$work/run.log"
+        return $code
+    fi
+    [ -s "$out/bench-quantize.csv" ] || sed -n '1s/^/shape,options,/p' "$work/run.csv" >"$out/bench-quantize.csv"
+    sed "1d;s/^/$shape,$*,/" "$work/run.csv" >>"$out/bench-quantize.csv"
+}
+
+step_quantize_7b() { bench_run "${shapes[0]}" "${run_small[@]}"; }
+step_quantize_8b() { bench_run "${shapes[1]}" "${run_small[@]}"; }
+step_quantize_70b() { bench_run "${shapes[2]}" "${run_large[@]}"; }
+
+step_plan() {
+    local shape
+    for shape in "${shapes[@]}"; do
+        flrq bench quantize --device "$device" --shape "$shape" --plan-only --scratch "$work" 2>/dev/null || return
+    done
+}
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+# Names with their limits in seconds, what is wanted most first.
+steps="machine:20 build:150 devices:60 ops:90 e2e:90 bench_ops:90 quantize_7b:90 bench_sketch:90 memcheck:75 racecheck:60
+initcheck:60 quantize_70b:90 quantize_8b:60 torch:60 plan:30"
+settings() {
+    declare -gA ops_filter=()
+    ranks=32,128
+    if [ "$device" = cudasim ]; then
+        bench_ops=(--only 4096x40 --seconds 0.01)
+        bench_sketch=(--shapes "192x128,128x192" --ranks 8 --repeats 1)
+        ranks=8
+        shapes=(tiny tiny tiny)
+        run_small=(--blocks 2 --calib-samples 2 --calib-len 64 --epochs 1 --error-sketch 32)
+        run_large=("${run_small[@]}")
+    else
+        bench_ops=(--full --seconds 0.2)
+        bench_sketch=(--shapes "4096x4096,11008x4096,28672x8192" --ranks "$ranks" --repeats 5)
+        shapes=(llama2-7b llama3-8b llama2-70b)
+        run_small=(--blocks 4)
+        run_large=(--blocks 2)
+    fi
+}
+
+main() {
+    local steps_wanted="" name limit begin seconds left code failed=0 begun
+    out=$1
+    shift
+    device=${DEVICE:-cuda} deps="" plugins=""
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --deps) deps=$2 ;;
+        --build) plugins=$2 ;;
+        --steps) steps_wanted=$2 ;;
+        *) usage ;;
+        esac
+        shift 2 || usage
+    done
+    mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+    work=$(mktemp -d) || exit 2
+    trap 'rm -rf "$work"' EXIT
+    cd "$root" || exit 2
+    plugins=${plugins:-$work/build}
+    mkdir -p "$plugins" && plugins=$(cd "$plugins" && pwd)
+    bin=$plugins bin_tests=$plugins/tests bin_helpers=$plugins/tests/e2e
+    if [ -f "$deps" ]; then
+        mkdir "$work/deps" && tar -C "$work/deps" -xf "$deps" || exit 2
+        deps=$work/deps
+    fi
+    if [ -n "$deps" ]; then
+        deps=$(cd "$deps" && pwd) || exit 2
+        bin=$deps/bin bin_tests=$deps/bin bin_helpers=$deps/bin
+        export LD_LIBRARY_PATH=$deps/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    fi
+    export FLRQ_PLUGINS=$plugins
+    if grep -q avx512bw /proc/cpuinfo; then
+        export OPENBLAS_CORETYPE=SkylakeX
+    fi
+    export device deps plugins out work bin bin_tests bin_helpers
+    begun=$SECONDS
+    : >"$out/log.txt"
+    printf '%-14s %5s %8s\n' step code seconds >"$out/summary.txt"
+    for name in $steps; do
+        limit=${name#*:} name=${name%:*}
+        [[ -z $steps_wanted || " $steps_wanted " == *" $name "* ]] || continue
+        left=$((${BUDGET:-530} - (SECONDS - begun)))
+        [ "$limit" -le "$left" ] || limit=$left
+        if [ "$limit" -lt 5 ]; then
+            printf '%-14s %5s %8s\n' "$name" - "no time" | tee -a "$out/summary.txt"
+            failed=$((failed + 1))
+            continue
+        fi
+        printf '\n==== %s (at most %s s)\n' "$name" "$limit" >>"$out/log.txt"
+        begin=$SECONDS
+        timeout -k 5 "$limit" bash "$here/gpu_check.sh" --step "$name" >>"$out/log.txt" 2>&1
+        code=$?
+        seconds=$((SECONDS - begin))
+        printf '%-14s %5s %8s\n' "$name" "$code" "$seconds" | tee -a "$out/summary.txt"
+        if [ $code -ne 0 ]; then
+            failed=$((failed + 1))
+            tail -n 8 "$out/log.txt" | cut -c 1-300 | sed 's/^/    /'
+        fi
+    done
+    printf '%s failed, %s s in all\n' "$failed" "$((SECONDS - begun))" | tee -a "$out/summary.txt"
+    exit "$failed"
+}
+
+usage() {
+    sed -n '2,5s/^# \{0,1\}//p' "$here/gpu_check.sh" >&2
+    exit 2
+}
+
+case ${1:-} in
+--pack)
+    [ $# -eq 3 ] || usage
+    pack "$2" "$3"
+    ;;
+--step) # one step, in its own process so that a limit can end it
+    cd "$root" || exit 2
+    settings
+    "step_$2"
+    ;;
+"" | -*) usage ;;
+*) main "$@" ;;
+esac
