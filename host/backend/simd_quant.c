@@ -286,8 +286,11 @@ static void round_two(lot *t, const quant_plan *plan) {
     _Alignas(64) float b[GROUPS][LANES], c[GROUPS][LANES];
     second_inv(t, plan);
     fit(b, c, t, plan->second, -1);
-    memset(t->gain, 0, sizeof t->gain);
-    for (int i = 0; i < t->count; i++) keep_best_fit(t, i, b[i], c[i], 0, plan->second, t->variant[i]);
+    for (int i = 0; i < t->count; i++) {
+        bool centred = t->gain[i] > 0; /* else round one found nothing to go on from, and the trials mean nothing */
+        t->gain[i] = 0;
+        if (centred) keep_best_fit(t, i, b[i], c[i], 0, plan->second, t->variant[i]);
+    }
 }
 
 /* ---- candidates ------------------------------------------------------------------------------------------------ */

@@ -21,7 +21,8 @@ typedef struct quant_case {
     op_matrix m;
     flrq_scheme scheme;
     flrq_clip clip;
-    int weighted; /* 1: log-normal h with an outlier every 37 columns, 2: and every fifth h zero */
+    int weighted; /* 1: log-normal h with an outlier every 37 columns, 2: and every fifth h zero,
+                     3: and two of three zero */
 } quant_case;
 
 static float *weights(op_run *r, const quant_case *q) {
@@ -31,6 +32,7 @@ static float *weights(op_run *r, const quant_case *q) {
     for (int64_t j = 0; j < q->m.cols; j++) {
         h[j] = expf(h[j]) * (j % 37 == 5 ? 100.0f : 1.0f);
         if (q->weighted == 2 && j % 5 == 0) h[j] = 0;
+        if (q->weighted == 3 && j % 3 != 0) h[j] = 0;
     }
     return op_in(r, "h", OP_F32, h, q->m.cols);
 }
@@ -151,6 +153,8 @@ static const op_case cases[] = {
     T("5x33 asym4 g32 none h", F32(5, 33), ASYM(4, 32), NONE, 1),
     T("7x128 sym2 g128 h", F32(7, 128), SYM(2, 128), FAST, 1),
     T("7x130 sym3 g64 h, holes", F32(7, 130), SYM(3, 64), FAST, 2),
+    T("40x600 sym2 g3, a column each", F32(40, 600), SYM(2, 3), FAST, 3),
+    T("40x600 asym3 g3, a column each", F32(40, 600), ASYM(3, 3), FAST, 3),
     T("33x385 sym4 g128 h", F32(33, 385), SYM(4, 128), FAST, 1),
     T("33x385 sym4 g128", F32(33, 385), SYM(4, 128), FAST, 0),
     T("9x300 sym8 g128 h", F32(9, 300), SYM(8, 128), FAST, 1),
