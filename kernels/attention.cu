@@ -10,8 +10,6 @@
 #include "device.cuh"
 #include "forward_kernels.h"
 
-#include <limits.h>
-
 enum { KEYS = 64 }; /* in a tile */
 
 /* The sizes as kernels use them: token numbers are int, for the registers' sake. */
@@ -21,7 +19,6 @@ struct problem {
     const float *k, *v; /* [tokens, kv_heads, dim] */
     int tokens, heads, kv_heads, dim;
     int window; /* that of all tokens where there is none */
-    int query_tiles;
     float scale;
 };
 
@@ -29,16 +26,17 @@ static int64_t tiles_of(int64_t count, int64_t tile) {
     return count / tile + (count % tile != 0);
 }
 
-/* False where a number of tokens or blocks does not fit. */
-static bool describe(problem *p, const flrq_attention_args *a, int queries) {
-    int64_t query_tiles = tiles_of(a->tokens, queries);
-    if (a->tokens > INT_MAX - 4 * KEYS || query_tiles > INT_MAX / a->heads) return false;
-    p->out = a->out, p->q = a->q, p->k = a->k, p->v = a->v;
-    p->tokens = (int)a->tokens, p->heads = (int)a->heads, p->kv_heads = (int)a->kv_heads, p->dim = (int)a->head_dim;
-    p->window = (int)(a->window > 0 && a->window < a->tokens ? a->window : a->tokens);
-    p->query_tiles = (int)query_tiles;
-    p->scale = a->scale;
-    return true;
+static problem describe(const flrq_attention_args *a) {
+    int64_t window = a->window > 0 && a->window < a->tokens ? a->window : a->tokens;
+    return {a->out,           a->q,        a->k,    a->v, (int)a->tokens, (int)a->heads, (int)a->kv_heads,
+            (int)a->head_dim, (int)window, a->scale};
+}
+
+/* blockIdx: the head, the tile of queries from the last, the tile of columns. False where there are too many. */
+static bool grid_of(dim3 *grid, const flrq_attention_args *a, int queries, int columns) {
+    int64_t y = tiles_of(a->tokens, queries), z = tiles_of(a->head_dim, columns);
+    *grid = dim3((unsigned)a->heads, (unsigned)y, (unsigned)z);
+    return y <= FLRQ_GRID_YZ_MAX && z <= FLRQ_GRID_YZ_MAX;
 }
 
 /* First key that a query sees. */
@@ -137,8 +135,8 @@ __global__ void __launch_bounds__(THREADS) attention_f32_kernel(problem a, bool 
     __shared__ __align__(16) float p[KEYS * PITCH]; /* [key][query] */
     float *q_stage = stage, *k_stage = stage + DEPTH * PITCH;
     int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16; /* queries 4 ty.., keys or columns 4 tx.. */
-    int head = (int)blockIdx.x % a.heads, kv_head = head / (a.heads / a.kv_heads), dim = a.dim;
-    int query0 = (a.query_tiles - 1 - (int)blockIdx.x / a.heads) * QUERIES, column0 = (int)blockIdx.y * COLUMNS;
+    int head = (int)blockIdx.x, kv_head = head / (a.heads / a.kv_heads), dim = a.dim;
+    int query0 = ((int)gridDim.y - 1 - (int)blockIdx.y) * QUERIES, column0 = (int)blockIdx.z * COLUMNS;
     int end = query0 + QUERIES < a.tokens ? query0 + QUERIES : a.tokens;
     int64_t ld_q = (int64_t)a.heads * dim, ld_k = (int64_t)a.kv_heads * dim;
     const float *q = a.q + query0 * ld_q + (int64_t)head * dim;
@@ -219,12 +217,10 @@ __global__ void __launch_bounds__(THREADS) attention_f32_kernel(problem a, bool 
 }
 
 cudaError_t flrq_launch_attention_f32(const flrq_attention_args *a, cudaStream_t stream) {
-    problem p;
-    int64_t column_tiles = tiles_of(a->head_dim, COLUMNS);
-    if (!describe(&p, a, QUERIES) || column_tiles > FLRQ_GRID_YZ_MAX) return cudaErrorInvalidValue;
+    dim3 grid;
+    if (!grid_of(&grid, a, QUERIES, COLUMNS)) return cudaErrorInvalidValue;
     bool wide = a->head_dim % 4 == 0 && flrq_aligned(a->q, 16) && flrq_aligned(a->k, 16) && flrq_aligned(a->v, 16);
-    FLRQ_LAUNCH(attention_f32_kernel, dim3((unsigned)p.query_tiles * (unsigned)p.heads, (unsigned)column_tiles),
-                THREADS, 0, stream, p, wide);
+    FLRQ_LAUNCH(attention_f32_kernel, grid, THREADS, 0, stream, describe(a), wide);
     return cudaGetLastError();
 }
 
@@ -267,12 +263,12 @@ __device__ static uint32_t pack2(float low, float high) {
 }
 
 /* x[at .. at + 7] of a row of `dim` (nothing when row is NULL), times scale, as bf16. */
-__device__ static uint4 pack8(const float *row, int at, int dim, float scale, bool wide) {
+template <bool WIDE> __device__ __forceinline__ uint4 pack8(const float *row, int at, int dim, float scale) {
     float v[PACK] = {};
-    if (row && wide && at < dim) {
+    if (WIDE && row && at < dim) {
         float4 x = *reinterpret_cast<const float4 *>(row + at), y = *reinterpret_cast<const float4 *>(row + at + 4);
         v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w, v[4] = y.x, v[5] = y.y, v[6] = y.z, v[7] = y.w;
-    } else if (row) {
+    } else if (!WIDE && row) {
         FLRQ_UNROLL
         for (int k = 0; k < PACK; k++) v[k] = at + k < dim ? row[at + k] : 0.0f;
     }
@@ -281,13 +277,29 @@ __device__ static uint4 pack8(const float *row, int at, int dim, float scale, bo
 }
 
 /* A thread packs 8 columns; blockIdx.y is k or v and the head. */
-__global__ void __launch_bounds__(THREADS) pack_kernel(uint4 *packed, problem a, int padded, int units, bool wide) {
+template <int D>
+__global__ void __launch_bounds__(THREADS) pack_kernel(uint4 *packed, problem a, int padded, bool wide) {
+    const int units = D / PACK;
     int64_t index = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (index >= (int64_t)padded * units) return;
-    int token = (int)(index / units), unit = (int)(index % units), kv_head = (int)blockIdx.y % a.kv_heads;
+    int token = (int)(index / units), column = (int)(index % units) * PACK, kv_head = (int)blockIdx.y % a.kv_heads;
     const float *x = (int)blockIdx.y < a.kv_heads ? a.k : a.v;
     const float *row = token < a.tokens ? x + ((int64_t)token * a.kv_heads + kv_head) * a.dim : nullptr;
-    packed[(int64_t)blockIdx.y * padded * units + index] = pack8(row, unit * PACK, a.dim, 1.0f, wide);
+    packed[(int64_t)blockIdx.y * padded * units + index] =
+        wide ? pack8<true>(row, column, a.dim, 1.0f) : pack8<false>(row, column, a.dim, 1.0f);
+}
+
+/* The tile of queries from query0 on, times scale and log2(e). */
+template <int D, int QUERY_TILE, bool WIDE>
+__device__ __forceinline__ void load_queries(__nv_bfloat16 *tile, const problem &a, int head, int query0) {
+    FLRQ_UNROLL
+    for (int i = 0; i < QUERY_TILE * (D / PACK) / (32 * WARPS); i++) {
+        int unit = (int)threadIdx.x + i * 32 * WARPS, row = unit / (D / PACK), column = unit % (D / PACK) * PACK;
+        int query = query0 + row;
+        const float *from = query < a.tokens ? a.q + ((int64_t)query * a.heads + head) * a.dim : nullptr;
+        *reinterpret_cast<uint4 *>(tile + row * (D + PACK) + column) =
+            pack8<WIDE>(from, column, a.dim, a.scale * LOG2_E);
+    }
 }
 
 /* Starts the copy of a packed tile of KEYS rows; as many threads as make whole rows take part. */
@@ -385,17 +397,15 @@ __device__ static float max_of_row(float value) {
 template <int D, int M_TILES>
 __device__ __forceinline__ void soften(float s[M_TILES][KEYS / 8][4], float out[M_TILES][D / 8][4],
                                        float max[2 * M_TILES], float sum[2 * M_TILES]) {
-    float factor[2 * M_TILES];
-    bool grew = false;
     FLRQ_UNROLL
     for (int r = 0; r < 2 * M_TILES; r++) {
         float top = max[r], part = 0;
         FLRQ_UNROLL
         for (int n = 0; n < KEYS / 8; n++) top = fmaxf(top, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
         top = max_of_row(top);
-        float base = top == -INFINITY ? 0.0f : top;
-        factor[r] = flrq_exp2(max[r] - base);
-        grew = grew || top > max[r];
+        float base = top == -INFINITY ? 0.0f : top, factor = flrq_exp2(max[r] - base);
+        if (__any_sync(0xffffffffu, top > max[r])) FLRQ_UNROLL
+        for (int n = 0; n < D / 8; n++) out[r / 2][n][r % 2 * 2] *= factor, out[r / 2][n][r % 2 * 2 + 1] *= factor;
         max[r] = top;
         FLRQ_UNROLL
         for (int n = 0; n < KEYS / 8; n++) FLRQ_UNROLL
@@ -404,13 +414,8 @@ __device__ __forceinline__ void soften(float s[M_TILES][KEYS / 8][4], float out[
             *x = flrq_exp2(*x - base);
             part += *x;
         }
-        sum[r] = fmaf(sum[r], factor[r], part);
+        sum[r] = fmaf(sum[r], factor, part);
     }
-    if (!__any_sync(0xffffffffu, grew)) return;
-    FLRQ_UNROLL
-    for (int m = 0; m < M_TILES; m++) FLRQ_UNROLL
-    for (int n = 0; n < D / 8; n++) FLRQ_UNROLL
-    for (int c = 0; c < 4; c++) out[m][n][c] *= factor[2 * m + c / 2];
 }
 
 template <int D, int M_TILES>
@@ -419,20 +424,17 @@ __global__ void __launch_bounds__(32 * WARPS, 2)
     FLRQ_DYN_SMEM(__nv_bfloat16, shared);
     const int queries = 16 * M_TILES * WARPS, pitch = D + PACK;
     __nv_bfloat16 *q_tile = shared, *k_tile = q_tile + queries * pitch, *v_tile = k_tile + KEYS * pitch;
-    int head = (int)blockIdx.x % a.heads, kv_head = head / (a.heads / a.kv_heads);
-    int query0 = (a.query_tiles - 1 - (int)blockIdx.x / a.heads) * queries;
+    int head = (int)blockIdx.x, kv_head = head / (a.heads / a.kv_heads);
+    int query0 = ((int)gridDim.y - 1 - (int)blockIdx.y) * queries;
     int end = query0 + queries < a.tokens ? query0 + queries : a.tokens;
     int key0 = first_key(query0, a.window) / KEYS * KEYS;
     const __nv_bfloat16 *k = packed.k + ((int64_t)kv_head * packed.padded + key0) * D;
 
     start_tile<D>(k_tile, k);
-    for (int unit = (int)threadIdx.x; unit < queries * (D / PACK); unit += 32 * WARPS) {
-        int row = unit / (D / PACK), column = unit % (D / PACK) * PACK, query = query0 + row;
-        const float *from = query < end ? a.q + ((int64_t)query * a.heads + head) * a.dim : nullptr;
-        *reinterpret_cast<uint4 *>(q_tile + row * pitch + column) =
-            pack8(from, column, a.dim, a.scale * LOG2_E, wide_q);
-    }
-
+    if (wide_q)
+        load_queries<D, queries, true>(q_tile, a, head, query0);
+    else
+        load_queries<D, queries, false>(q_tile, a, head, query0);
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     int first = query0 + warp * 16 * M_TILES, last = first + 16 * M_TILES - 1; /* queries of this warp */
     float out[M_TILES][D / 8][4] = {}, max[2 * M_TILES], sum[2 * M_TILES];
@@ -495,21 +497,21 @@ size_t flrq_attention_bf16_scratch(const flrq_attention_args *a) {
 template <int D, int M_TILES>
 static cudaError_t launch_bf16(const flrq_attention_args *a, __nv_bfloat16 *scratch, cudaStream_t stream) {
     const int queries = 16 * M_TILES * WARPS, bytes = (queries + 2 * KEYS) * (D + PACK) * (int)sizeof(__nv_bfloat16);
-    problem p;
-    if (!describe(&p, a, queries)) return cudaErrorInvalidValue;
+    dim3 grid;
+    if (!grid_of(&grid, a, queries, D)) return cudaErrorInvalidValue;
     packed_keys packed = {scratch, (int64_t)packed_elements(a), (int)(tiles_of(a->tokens, KEYS) * KEYS)};
     bool whole = a->head_dim % PACK == 0;
-    FLRQ_LAUNCH(pack_kernel,
-                dim3((unsigned)tiles_of((int64_t)packed.padded * (D / PACK), THREADS), (unsigned)(2 * p.kv_heads)),
-                THREADS, 0, stream, reinterpret_cast<uint4 *>(scratch), p, packed.padded, D / PACK,
+    FLRQ_LAUNCH((pack_kernel<D>),
+                dim3((unsigned)tiles_of((int64_t)packed.padded * (D / PACK), THREADS), (unsigned)(2 * a->kv_heads)),
+                THREADS, 0, stream, reinterpret_cast<uint4 *>(scratch), describe(a), packed.padded,
                 whole && flrq_aligned(a->k, 16) && flrq_aligned(a->v, 16));
     cudaError_t error = cudaGetLastError();
     if (error == cudaSuccess)
         error =
             cudaFuncSetAttribute(attention_bf16_kernel<D, M_TILES>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) return error;
-    FLRQ_LAUNCH((attention_bf16_kernel<D, M_TILES>), (unsigned)p.query_tiles * (unsigned)p.heads, 32 * WARPS, bytes,
-                stream, p, packed, whole && flrq_aligned(a->q, 16), a->head_dim % 2 == 0 && flrq_aligned(a->out, 8));
+    FLRQ_LAUNCH((attention_bf16_kernel<D, M_TILES>), grid, 32 * WARPS, bytes, stream, describe(a), packed,
+                whole && flrq_aligned(a->q, 16), a->head_dim % 2 == 0 && flrq_aligned(a->out, 8));
     return cudaGetLastError();
 }
 

@@ -498,8 +498,9 @@ __device__ static void load_dense8(float out[GATHER], const flrq_view &v, int64_
 }
 
 __global__ void __launch_bounds__(THREADS)
-    gather_kernel(float *y, flrq_view table, const int32_t *ids, int64_t tiles, bool accumulate, bool wide) {
-    int64_t token = blockIdx.x / tiles, j = GATHER * (blockIdx.x % tiles * THREADS + threadIdx.x), n = table.cols;
+    gather_kernel(float *y, flrq_view table, const int32_t *ids, unsigned tiles, bool accumulate, bool wide) {
+    int64_t token = blockIdx.x / tiles, n = table.cols;
+    int64_t j = GATHER * ((int64_t)(blockIdx.x % tiles) * THREADS + threadIdx.x);
     if (j >= n) return;
     int64_t row = ids[token];
     float v[GATHER], old[4];
@@ -529,8 +530,8 @@ cudaError_t flrq_launch_gather_rows(float *y, const flrq_view *table, const int3
     if (tokens > INT_MAX / tiles) return cudaErrorInvalidValue;
     bool wide = table->dense && !table->code && !table->col_scale && table->cols % GATHER == 0 &&
                 table->ld % GATHER == 0 && flrq_aligned(table->dense, 16) && flrq_aligned(y, 16);
-    FLRQ_LAUNCH(gather_kernel, (unsigned)(tokens * tiles), THREADS, 0, stream, y, *table, ids, tiles, accumulate != 0,
-                wide);
+    FLRQ_LAUNCH(gather_kernel, (unsigned)(tokens * tiles), THREADS, 0, stream, y, *table, ids, (unsigned)tiles,
+                accumulate != 0, wide);
     return cudaGetLastError();
 }
 
