@@ -73,7 +73,8 @@ typedef struct flrq_plan {
     int64_t slots;                /* linear layers whose codes are held at once */
     int64_t weights;              /* quantized weights in all */
     int64_t largest_tensor_group; /* groups per row, largest */
-    size_t codes_bytes, factor_bytes, workspace_bytes;
+    size_t weight_bytes;          /* largest linear weight in its source type */
+    size_t factor_bytes, workspace_bytes;
     size_t staging_bytes, feed_bytes; /* of one slot on the way to files, and from files */
     int separate;                     /* the device has memory of its own */
     size_t host_bytes, device_bytes;  /* predicted peaks */

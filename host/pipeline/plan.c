@@ -171,8 +171,8 @@ static flrq_status measure(flrq_plan *plan, const flrq_config *c, const flrq_mod
             plan->output_bytes += model->others[i].tensor->bytes;
             s->other_copy = max_size(s->other_copy, (size_t)model->others[i].tensor->bytes);
         }
-    plan->codes_bytes = s->codes;
     plan->factor_bytes = s->factors;
+    plan->weight_bytes = s->source_weight;
     int64_t words = (plan->extent.cols * c->bits + 31) / 32;
     size_t chunk = (size_t)FLRQ_CHUNK_ROWS * (size_t)words * sizeof(int32_t);
     size_t scales = (size_t)plan->extent.rows * (size_t)plan->largest_tensor_group * sizeof(float);
@@ -238,14 +238,21 @@ static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *mod
         slots * plan->staging_bytes, FLRQ_PLAN_BLOCKS);
     if (plan->overlap)
         add(plan, "reading", min_size(FLRQ_FEED_SLOTS * plan->feed_bytes, s->source_weight), 0, FLRQ_PLAN_BLOCKS);
+    if (plan->separate && plan->calibrated)
+        add(plan, "replay of committed blocks", CHECK_BYTES, CHECK_BYTES, FLRQ_PLAN_BLOCKS);
     size_t panel = min_size((size_t)plan->extent.cols, CPU_PANEL_COLS);
     if (!plan->separate)
         add(plan, "thread scratch", (size_t)threads * (CPU_GEMM_WORK + CPU_TILE_ROWS * panel) * sizeof(float), 0,
             FLRQ_PLAN_BLOCKS);
+    /* A device's memory is taken as it is allocated, for the largest rows and columns; the host's as it is used. */
+    size_t cap = (size_t)flrq_fit_rank_cap(&plan->fit, plan->extent.rows, plan->extent.cols);
+    size_t taken = plan->weight_bytes +
+                   flrq_codes_bytes(&plan->fit.scheme, plan->extent.rows, plan->extent.count / plan->extent.rows) +
+                   (cap + 1) * (size_t)(plan->extent.rows + plan->extent.cols) * sizeof(float) + CHECK_BYTES;
     add(plan, "load-back check",
         min_size(s->source_weight, CHECK_BYTES) + min_size(s->other_copy, CHECK_BYTES) +
             2 * min_size(s->one_codes, CHECK_BYTES),
-        s->source_weight + s->one_codes + s->one_factors, FLRQ_PLAN_VERIFY);
+        plan->separate ? taken : s->source_weight + s->one_codes + s->one_factors, FLRQ_PLAN_VERIFY);
     plan->host_bytes = plan->device_bytes = 0;
     for (unsigned phase = 1; phase & ALL_PHASES; phase <<= 1) {
         size_t host = 0, device = 0;

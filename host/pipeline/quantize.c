@@ -120,10 +120,8 @@ static flrq_status allocate_reader(job *j) {
     for (int i = 0; i <= plan->overlap; i++)
         if (plan->calibrated)
             FLRQ_TRY(flrq_block_new(&j->blocks[i], j->model, be));
-        else {
-            size_t bytes = (size_t)plan->extent.count * sizeof(float);
-            FLRQ_TRY(be->alloc(be, &j->d_weights[i], bytes, "one weight"));
-        }
+        else
+            FLRQ_TRY(be->alloc(be, &j->d_weights[i], plan->weight_bytes, "one weight"));
     if (plan->overlap || !plan->calibrated)
         FLRQ_TRY(flrq_feed_new(&j->feed, be, plan->feed_bytes, plan->overlap ? FLRQ_FEED_SLOTS : 1, plan->overlap));
     j->requested = -1;

@@ -167,10 +167,11 @@ json_t *flrq_report_new(const flrq_params *params, const flrq_model *model, cons
     }
     json_object_set_new(report, "seed", json_integer(params->config.seed));
     json_object_set_new(report, "planned_bytes", json_integer((json_int_t)plan->host_bytes));
+    json_object_set_new(report, "planned_device_bytes", json_integer((json_int_t)plan->device_bytes));
     json_object_set_new(report, "output_bytes", json_integer((json_int_t)plan->output_bytes));
-    json_object_set_new(
-        report, "calibration",
-        json_pack("{s:I, s:I}", "segments", (json_int_t)plan->segments, "length", (json_int_t)plan->length));
+    json_object_set_new(report, "calibration",
+                        json_pack("{s:I, s:I, s:I}", "segments", (json_int_t)plan->segments, "length",
+                                  (json_int_t)plan->length, "batch", (json_int_t)plan->batch));
     json_object_set_new(report, "device",
                         json_pack("{s:s, s:s, s:i}", "name", device->name, "instruction_set", device->instruction_set,
                                   "threads", device->threads));

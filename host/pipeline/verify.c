@@ -139,7 +139,7 @@ flrq_status flrq_verify(const char *check, const flrq_model *source, const flrq_
     FLRQ_GOTO(flrq_codes_alloc(&buffers.codes, be, &plan->fit.scheme, plan->extent));
     FLRQ_GOTO(be->alloc(be, (void **)&buffers.d_l, (cap + 1) * rows * sizeof(float), "the load-back check"));
     FLRQ_GOTO(be->alloc(be, (void **)&buffers.d_r, (cap + 1) * cols * sizeof(float), "the load-back check"));
-    FLRQ_GOTO(be->alloc(be, &buffers.d_weight, (size_t)plan->extent.count * sizeof(float), "the load-back check"));
+    FLRQ_GOTO(be->alloc(be, &buffers.d_weight, plan->weight_bytes, "the load-back check"));
     FLRQ_GOTO(link_all(check, source));
     FLRQ_GOTO(flrq_model_open(&out, check, source->family ? 0 : FLRQ_MODEL_ALLOW_UNKNOWN));
     if (out->n_linears != source->n_linears || !out->quantized)
