@@ -22,10 +22,6 @@ struct problem {
     float scale;
 };
 
-static int64_t tiles_of(int64_t count, int64_t tile) {
-    return count / tile + (count % tile != 0);
-}
-
 static problem describe(const flrq_attention_args *a) {
     int64_t window = a->window > 0 && a->window < a->tokens ? a->window : a->tokens;
     return {a->out,           a->q,        a->k,    a->v, (int)a->tokens, (int)a->heads, (int)a->kv_heads,
@@ -34,7 +30,7 @@ static problem describe(const flrq_attention_args *a) {
 
 /* blockIdx: the head, the tile of queries from the last, the tile of columns. False where there are too many. */
 static bool grid_of(dim3 *grid, const flrq_attention_args *a, int queries, int columns) {
-    int64_t y = tiles_of(a->tokens, queries), z = tiles_of(a->head_dim, columns);
+    int64_t y = flrq_ceil_div(a->tokens, queries), z = flrq_ceil_div(a->head_dim, columns);
     *grid = dim3((unsigned)a->heads, (unsigned)y, (unsigned)z);
     return y <= FLRQ_GRID_YZ_MAX && z <= FLRQ_GRID_YZ_MAX;
 }
@@ -486,7 +482,7 @@ static int instance_of(int64_t head_dim) {
 }
 
 static size_t packed_elements(const flrq_attention_args *a) {
-    return (size_t)(a->kv_heads * tiles_of(a->tokens, KEYS) * KEYS) * (size_t)instance_of(a->head_dim);
+    return (size_t)(a->kv_heads * flrq_ceil_div(a->tokens, KEYS) * KEYS) * (size_t)instance_of(a->head_dim);
 }
 
 size_t flrq_attention_bf16_scratch(const flrq_attention_args *a) {
@@ -499,10 +495,10 @@ static cudaError_t launch_bf16(const flrq_attention_args *a, __nv_bfloat16 *scra
     const int queries = 16 * M_TILES * WARPS, bytes = (queries + 2 * KEYS) * (D + PACK) * (int)sizeof(__nv_bfloat16);
     dim3 grid;
     if (!grid_of(&grid, a, queries, D)) return cudaErrorInvalidValue;
-    packed_keys packed = {scratch, (int64_t)packed_elements(a), (int)(tiles_of(a->tokens, KEYS) * KEYS)};
+    packed_keys packed = {scratch, (int64_t)packed_elements(a), (int)(flrq_ceil_div(a->tokens, KEYS) * KEYS)};
     bool whole = a->head_dim % PACK == 0;
     FLRQ_LAUNCH((pack_kernel<D>),
-                dim3((unsigned)tiles_of((int64_t)packed.padded * (D / PACK), THREADS), (unsigned)(2 * a->kv_heads)),
+                dim3((unsigned)flrq_ceil_div((int64_t)packed.padded * (D / PACK), THREADS), (unsigned)(2 * a->kv_heads)),
                 THREADS, 0, stream, reinterpret_cast<uint4 *>(scratch), describe(a), packed.padded,
                 whole && flrq_aligned(a->k, 16) && flrq_aligned(a->v, 16));
     cudaError_t error = cudaGetLastError();

@@ -82,7 +82,11 @@ static inline float flrq_exp2(float x) {
 }
 #endif
 
-/** Whether an address is a multiple of `bytes`. For launchers. */
+/** For launchers: tiles that cover `count`, and whether an address is a multiple of `bytes`. */
+static inline int64_t flrq_ceil_div(int64_t count, int64_t tile) {
+    return count / tile + (count % tile != 0);
+}
+
 static inline bool flrq_aligned(const void *pointer, size_t bytes) {
     return (uintptr_t)pointer % bytes == 0;
 }

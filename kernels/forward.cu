@@ -9,6 +9,7 @@
  */
 #include "device.cuh"
 #include "forward_kernels.h"
+#include "load4.cuh"
 
 #include <limits.h>
 
@@ -40,10 +41,6 @@ __device__ static void store4(float *y, const float v[4], int64_t at, int64_t n,
 
 static bool wide_rows(const void *x, int64_t n) {
     return n % 4 == 0 && flrq_aligned(x, 16);
-}
-
-static int64_t tiles_of(int64_t count, int64_t tile) {
-    return count / tile + (count % tile != 0);
 }
 
 /* ---- sums over the threads of a row ------------------------------------------------------------------------------ */
@@ -166,16 +163,16 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 int64_t flrq_input_stats_scratch(int64_t tokens, int64_t n) {
-    return tiles_of(tokens, SLICE) * 2 * n + tokens;
+    return flrq_ceil_div(tokens, SLICE) * 2 * n + tokens;
 }
 
 cudaError_t flrq_launch_input_stats(double *abs_sum, double *square_sum, double *scratch, const float *x,
                                     int64_t tokens, int64_t n, cudaStream_t stream) {
-    int64_t slices = tiles_of(tokens, SLICE), per_tile = STATS_TILE_BYTES / (SLICE * 4 * n);
+    int64_t slices = flrq_ceil_div(tokens, SLICE), per_tile = STATS_TILE_BYTES / (SLICE * 4 * n);
     if (per_tile < 1) per_tile = 1;
     stats_step s = {};
     s.parts = scratch, s.inverse = scratch + slices * 2 * n, s.x = x, s.tokens = tokens, s.n = n;
-    s.column_blocks = tiles_of(n, STATS_COLUMNS);
+    s.column_blocks = flrq_ceil_div(n, STATS_COLUMNS);
     s.wide = wide_rows(x, n);
     for (int64_t next = 0; s.first_slice + s.slices < slices; next += per_tile) {
         s.first_slice += s.slices; /* the tile whose means the last step took */
@@ -185,8 +182,8 @@ cudaError_t flrq_launch_input_stats(double *abs_sum, double *square_sum, double 
         s.means = tokens - s.mean_token < per_tile * SLICE ? tokens - s.mean_token : per_tile * SLICE;
         FLRQ_LAUNCH(stats_kernel, (unsigned)(s.means + s.slices * s.column_blocks), THREADS, 0, stream, s);
     }
-    FLRQ_LAUNCH(add_slices_kernel, (unsigned)tiles_of(n, THREADS), THREADS, 0, stream, abs_sum, square_sum, scratch,
-                slices, n);
+    FLRQ_LAUNCH(add_slices_kernel, (unsigned)flrq_ceil_div(n, THREADS), THREADS, 0, stream, abs_sum, square_sum,
+                scratch, slices, n);
     return cudaGetLastError();
 }
 
@@ -302,7 +299,7 @@ template <bool LAYER> static cudaError_t launch_norm(norm_args a, cudaStream_t s
     a.wide = wide_rows(a.x, a.n) && wide_rows(a.y, a.n) && (!a.weight || flrq_aligned(a.weight, 16)) &&
              (!a.bias || flrq_aligned(a.bias, 16));
     if (a.n <= 32 * HELD) {
-        FLRQ_LAUNCH((norm_kernel<LAYER>), (unsigned)tiles_of(a.rows, 8), dim3(32, 8), 0, stream, a);
+        FLRQ_LAUNCH((norm_kernel<LAYER>), (unsigned)flrq_ceil_div(a.rows, 8), dim3(32, 8), 0, stream, a);
     } else if (a.n <= 1024 * HELD) {
         unsigned threads = 64;
         while (threads * HELD < a.n) threads *= 2;
@@ -383,9 +380,9 @@ cudaError_t flrq_launch_rope(float *x, const float *inv_freq, int64_t tokens, in
                              int64_t position0, float magnitude, cudaStream_t stream) {
     rope_args a = {x, inv_freq, tokens, position0, (int)heads, (int)(head_dim / 2), 0, 0, magnitude, false};
     a.width = a.half < THREADS ? a.half : (int)THREADS;
-    a.tiles = (int)tiles_of(a.half, a.width);
+    a.tiles = (int)flrq_ceil_div(a.half, a.width);
     a.wide = wide_rows(x, a.half);
-    FLRQ_LAUNCH(rope_kernel, (unsigned)(tiles_of(tokens, THREADS / a.width) * a.tiles), THREADS, 0, stream, a);
+    FLRQ_LAUNCH(rope_kernel, (unsigned)(flrq_ceil_div(tokens, THREADS / a.width) * a.tiles), THREADS, 0, stream, a);
     return cudaGetLastError();
 }
 
@@ -429,7 +426,7 @@ __global__ void __launch_bounds__(THREADS) each_kernel(float *y, const float *x,
 }
 
 template <class Op> static cudaError_t launch_each(float *y, const float *x, int64_t count, cudaStream_t stream) {
-    int64_t blocks = tiles_of(count, 4 * THREADS);
+    int64_t blocks = flrq_ceil_div(count, 4 * THREADS);
     if (blocks > INT_MAX) return cudaErrorInvalidValue;
     FLRQ_LAUNCH((each_kernel<Op>), (unsigned)blocks, THREADS, 0, stream, y, x, count,
                 flrq_aligned(y, 16) && flrq_aligned(x, 16));
@@ -452,8 +449,8 @@ cudaError_t flrq_launch_add(float *y, const float *x, int64_t count, cudaStream_
 
 /*
  * add_bias: a block owns 1024 columns of some rows and keeps their bias in registers; 8 bytes an element.
- * gather_rows: a thread owns 8 neighbours of a row; reads the bytes of the row as stored, writes 4 an element (reads
- * them too when it accumulates). A dense table is read 16 bytes at a time; codes and column scales element by element.
+ * gather_rows: a thread owns 4 neighbours of a row; reads the bytes of the row as stored, writes 4 an element (reads
+ * them too when it accumulates).
  */
 enum { BIAS_ROWS = 8 };
 
@@ -471,67 +468,40 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 cudaError_t flrq_launch_add_bias(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream) {
-    int64_t groups = tiles_of(rows, BIAS_ROWS), most = FLRQ_GRID_YZ_MAX;
-    dim3 grid((unsigned)tiles_of(cols, 4 * THREADS), (unsigned)(groups < most ? groups : most));
+    int64_t groups = flrq_ceil_div(rows, BIAS_ROWS), most = FLRQ_GRID_YZ_MAX;
+    dim3 grid((unsigned)flrq_ceil_div(cols, 4 * THREADS), (unsigned)(groups < most ? groups : most));
     FLRQ_LAUNCH(add_bias_kernel, grid, THREADS, 0, stream, y, bias, rows, cols,
                 wide_rows(y, cols) && flrq_aligned(bias, 16));
     return cudaGetLastError();
 }
 
-enum { GATHER = 8 };
-
-__device__ static void load_dense8(float out[GATHER], const flrq_view &v, int64_t at) {
-    if (v.dtype == FLRQ_F32) {
-        const float4 *x = reinterpret_cast<const float4 *>(static_cast<const float *>(v.dense) + at);
-        float4 a = x[0], b = x[1];
-        out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-        out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
-        return;
-    }
-    uint4 bits = *reinterpret_cast<const uint4 *>(static_cast<const uint16_t *>(v.dense) + at);
-    uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-    FLRQ_UNROLL
-    for (int k = 0; k < GATHER; k++) {
-        uint32_t half = words[k / 2] >> 16 * (k % 2) & 0xffffu;
-        out[k] = v.dtype == FLRQ_BF16 ? __uint_as_float(half << 16) : __half2float(__ushort_as_half((uint16_t)half));
-    }
-}
-
-__global__ void __launch_bounds__(THREADS)
-    gather_kernel(float *y, flrq_view table, const int32_t *ids, unsigned tiles, bool accumulate, bool wide) {
+__global__ void __launch_bounds__(THREADS) gather_kernel(float *y, flrq_view table, const int32_t *ids, unsigned tiles,
+                                                         bool accumulate, bool wide_table, bool wide) {
     int64_t token = blockIdx.x / tiles, n = table.cols;
-    int64_t j = GATHER * ((int64_t)(blockIdx.x % tiles) * THREADS + threadIdx.x);
+    int64_t j = 4 * ((int64_t)(blockIdx.x % tiles) * THREADS + threadIdx.x);
     if (j >= n) return;
-    int64_t row = ids[token];
-    float v[GATHER], old[4];
-    if (wide) {
-        load_dense8(v, table, row * table.ld + j);
-    } else {
-        for (int k = 0; k < GATHER; k++) {
-            v[k] = j + k < n ? flrq_view_base(table, row, j + k) : 0.0f;
-            if (table.col_scale && j + k < n) v[k] *= table.col_scale[j + k];
-        }
+    float v[4], scale[4], old[4];
+    flrq_load_base4(v, table, ids[token], j, n, wide_table);
+    if (table.col_scale) {
+        load4(scale, table.col_scale, j, n, 0.0f, false);
+        FLRQ_UNROLL
+        for (int k = 0; k < 4; k++) v[k] *= scale[k];
     }
     y += token * n;
-    FLRQ_UNROLL
-    for (int half = 0; half < GATHER; half += 4) {
-        if (accumulate) {
-            load4(old, y, j + half, n, 0.0f, wide);
-            FLRQ_UNROLL
-            for (int k = 0; k < 4; k++) v[half + k] = old[k] + v[half + k];
-        }
-        store4(y, v + half, j + half, n, wide);
+    if (accumulate) {
+        load4(old, y, j, n, 0.0f, wide);
+        FLRQ_UNROLL
+        for (int k = 0; k < 4; k++) v[k] += old[k];
     }
+    store4(y, v, j, n, wide);
 }
 
 cudaError_t flrq_launch_gather_rows(float *y, const flrq_view *table, const int32_t *ids, int64_t tokens,
                                     int accumulate, cudaStream_t stream) {
-    int64_t tiles = tiles_of(table->cols, GATHER * THREADS);
+    int64_t tiles = flrq_ceil_div(table->cols, 4 * THREADS);
     if (tokens > INT_MAX / tiles) return cudaErrorInvalidValue;
-    bool wide = table->dense && !table->code && !table->col_scale && table->cols % GATHER == 0 &&
-                table->ld % GATHER == 0 && flrq_aligned(table->dense, 16) && flrq_aligned(y, 16);
     FLRQ_LAUNCH(gather_kernel, (unsigned)(tokens * tiles), THREADS, 0, stream, y, *table, ids, (unsigned)tiles,
-                accumulate != 0, wide);
+                accumulate != 0, flrq_view_wide(table), wide_rows(y, table->cols));
     return cudaGetLastError();
 }
 

@@ -318,6 +318,7 @@ static const op_case cases[] = {
     {"input_stats", "300x643", {300, 643}, run_input_stats},
     {"input_stats", "31x257 zero tokens", {31, 257, 1}, run_input_stats},
     {"input_stats", "0x33", {0, 33}, run_input_stats},
+    {"input_stats", "8200x400: tiles of tokens", {8200, 400}, run_input_stats},
 
     {"input_sketch", "1x1 k=1", {1, 1, 1}, run_input_sketch},
     {"input_sketch", "300x643 k=31", {300, 643, 31}, run_input_sketch},
