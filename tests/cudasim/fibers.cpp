@@ -4,7 +4,6 @@
 #include "internal.h"
 
 #include <sys/mman.h>
-#include <vector>
 
 #ifdef CUDASIM_ASAN
 #include <sanitizer/common_interface_defs.h>
@@ -52,11 +51,13 @@ constexpr size_t STACK_BYTES = 512 << 10; /* red zones make frames many times la
 #else
 constexpr size_t STACK_BYTES = 128 << 10;
 #endif
+constexpr size_t TOP_BYTES = 8192; /* more than the frames that an idle fiber stands in */
 constexpr size_t GUARD_BYTES = 4096;
 constexpr int MAX_FIBERS = 1024; /* threads of a block */
 
 unsigned char *region; /* MAX_FIBERS stacks, each above its guard page; touched only where used */
-std::vector<Fiber *> fibers, idle;
+Fiber fibers[MAX_FIBERS], *idle[MAX_FIBERS];
+int n_fibers, n_idle;
 Fiber host_fiber, *previous_fiber;
 unsigned epoch;
 void (*entry_point)();
@@ -68,10 +69,10 @@ Fiber *make_fiber() {
         if (p == MAP_FAILED) fail("cannot reserve %zu bytes for stacks", all);
         region = static_cast<unsigned char *>(p);
     }
-    unsigned char *base = region + (STACK_BYTES + GUARD_BYTES) * fibers.size() + GUARD_BYTES;
+    unsigned char *base = region + (STACK_BYTES + GUARD_BYTES) * (size_t)n_fibers + GUARD_BYTES;
     if (mprotect(base, STACK_BYTES, PROT_READ | PROT_WRITE)) fail("no memory for a stack of %zu bytes", STACK_BYTES);
-    fibers.push_back(new Fiber{nullptr, base, STACK_BYTES, 0, nullptr});
-    return fibers.back();
+    fibers[n_fibers] = Fiber{nullptr, base, STACK_BYTES, 0, nullptr};
+    return &fibers[n_fibers++];
 }
 
 /* Makes the context that a first switch loads: six registers, then the entry's address. Stacks start at different
@@ -79,6 +80,9 @@ Fiber *make_fiber() {
 void prepare(Fiber *f) {
     static unsigned color;
     uintptr_t top = (uintptr_t)f->base + f->bytes - (color++ % 31) * 128;
+#ifdef CUDASIM_ASAN /* the frames of a life before were left, not returned from */
+    __asan_unpoison_memory_region(static_cast<const char *>(f->base) + f->bytes - TOP_BYTES, TOP_BYTES);
+#endif
     void **sp = reinterpret_cast<void **>(top & ~(uintptr_t)15);
     *--sp = nullptr; /* the entry is called with the alignment of a call */
     *--sp = reinterpret_cast<void *>(entry_point);
@@ -93,24 +97,18 @@ void prepare(Fiber *f) {
 void fibers_begin(void (*entry)()) {
     entry_point = entry;
     epoch++;
-    idle = fibers;
+    for (n_idle = 0; n_idle < n_fibers; n_idle++) idle[n_idle] = &fibers[n_idle];
     running_fiber = &host_fiber;
 }
 
 Fiber *fiber_take() {
-    Fiber *f;
-    if (idle.empty()) {
-        f = make_fiber();
-    } else {
-        f = idle.back();
-        idle.pop_back();
-    }
+    Fiber *f = n_idle ? idle[--n_idle] : make_fiber();
     if (f->epoch != epoch) prepare(f);
     return f;
 }
 
 void fiber_give_back(Fiber *fiber) {
-    idle.push_back(fiber);
+    idle[n_idle++] = fiber;
 }
 
 Fiber *fiber_host() {

@@ -178,12 +178,14 @@ void extend(Device &d, size_t high) {
 #endif
 }
 
+#ifndef CUDASIM_ASAN
 /* Index of the first byte in [from, to) that is not 0xFF, or `to`. */
 size_t first_change(const unsigned char *from, const unsigned char *to) {
     const unsigned char *p = from;
     while (p < to && *p == 0xff) p++;
     return (size_t)(p - from);
 }
+#endif
 
 void check_block(const Device &d, size_t offset, const Block &b, const char *what) {
 #ifdef CUDASIM_ASAN

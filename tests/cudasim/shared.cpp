@@ -14,8 +14,8 @@
 namespace cudasim {
 namespace {
 
-constexpr size_t PAGE = 4096, FENCE = 128;
-/* Room for the largest block and a fence below it, between two guard pages. */
+constexpr size_t PAGE = 4096, FENCE = 128, GUARD = 1 << 20;
+/* Room for the largest block and a fence below it, between two inaccessible regions. */
 constexpr size_t ROOM = (SHARED_MAX + FENCE + PAGE - 1) / PAGE * PAGE;
 
 unsigned char *region, *dynamic;
@@ -32,6 +32,7 @@ struct Range {
     size_t offset, bytes;
 };
 
+#ifndef CUDASIM_ASAN
 /* File that this code was loaded from. */
 std::string own_file() {
     uintptr_t here = (uintptr_t)&own_file;
@@ -80,6 +81,7 @@ std::vector<Range> read_ranges(const unsigned char *file, size_t size) {
     ranges.erase(std::unique(ranges.begin(), ranges.end(), same), ranges.end());
     return ranges;
 }
+#endif
 
 /* Static shared memory as distances from the anchor; empty if the file has no symbol table. */
 const std::vector<Range> &static_ranges() {
@@ -106,17 +108,17 @@ const std::vector<Range> &static_ranges() {
 
 unsigned char *shared_begin(size_t bytes) {
     if (!region) {
-        void *p = mmap(nullptr, ROOM + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void *p = mmap(nullptr, ROOM + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED) fail("no memory for a block's shared memory");
         region = static_cast<unsigned char *>(p);
-        if (mprotect(region + PAGE, ROOM, PROT_READ | PROT_WRITE)) fail("no memory for a block's shared memory");
+        if (mprotect(region + GUARD, ROOM, PROT_READ | PROT_WRITE)) fail("no memory for a block's shared memory");
     }
-    unsigned char *end = region + PAGE + ROOM;
+    unsigned char *end = region + GUARD + ROOM;
     dynamic_bytes = bytes;
     dynamic = end - (bytes + FENCE - 1) / FENCE * FENCE;
 #ifdef CUDASIM_ASAN
-    __asan_unpoison_memory_region(region + PAGE, ROOM);
-    __asan_poison_memory_region(region + PAGE, (size_t)(dynamic - region) - PAGE);
+    __asan_unpoison_memory_region(region + GUARD, ROOM);
+    __asan_poison_memory_region(region + GUARD, (size_t)(dynamic - region) - GUARD);
     __asan_poison_memory_region(dynamic + bytes, (size_t)(end - dynamic) - bytes);
 #else
     memset(dynamic - FENCE, 0xff, FENCE);
@@ -133,7 +135,7 @@ void shared_fill() {
 
 void shared_check() {
 #ifndef CUDASIM_ASAN
-    const unsigned char *end = region + PAGE + ROOM;
+    const unsigned char *end = region + GUARD + ROOM;
     for (const unsigned char *p = dynamic - FENCE; p < end; p++) {
         if (p == dynamic) p += dynamic_bytes;
         if (p < end && *p != 0xff)
@@ -145,7 +147,7 @@ void shared_check() {
 
 bool shared_is_guard(const void *address) {
     const unsigned char *p = static_cast<const unsigned char *>(address);
-    return region && p >= region && p < region + ROOM + 2 * PAGE && (p < region + PAGE || p >= region + PAGE + ROOM);
+    return region && p >= region && p < region + ROOM + 2 * GUARD && (p < region + GUARD || p >= region + GUARD + ROOM);
 }
 
 } // namespace cudasim

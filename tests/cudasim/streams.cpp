@@ -50,6 +50,7 @@ namespace {
 std::mutex queue_mutex;                       /* for everything below; never held while work runs */
 std::vector<StreamRef> streams;               /* alive */
 std::map<int, StreamRef> default_streams;     /* by device, also in `streams` */
+std::weak_ptr<CUstream_st> last_stream;       /* that work was taken from */
 std::vector<cudaEvent_t> events;              /* alive */
 std::map<const void *, size_t> shared_limits; /* by kernel: cudaFuncSetAttribute */
 thread_local int thread_device;
@@ -115,7 +116,10 @@ bool step(std::unique_ptr<Window> &window) {
             if (std::all_of(after.begin(), after.end(), happened)) ready.push_back(c);
         }
         if (ready.empty()) return false;
-        s = ready[schedule().below((unsigned)ready.size())];
+        /* Staying with one stream for a while makes the extreme orders likely: there are the missing dependencies. */
+        auto again = std::find(ready.begin(), ready.end(), last_stream.lock());
+        s = again != ready.end() && schedule().below(4) ? *again : ready[schedule().below((unsigned)ready.size())];
+        last_stream = s;
         item = std::move(s->items.front());
         s->items.pop_front();
     }
