@@ -50,21 +50,27 @@ run() {
     shift
     # shellcheck disable=SC2086
     json 0 quantize $m -o "$work/$name_of" $calib "$@"
-    bits=$(value bits_per_weight) error=$(value mean_error)
+    bits=$(value bits_per_weight) error=$(value error)
     json 0 eval "$work/$name_of" --text "$work/text" --ctx 256
     ppl=$(value perplexity)
-    echo "$name_of: $bits bits, perplexity $ppl"
+    echo "$name_of: $bits bits, error $error, perplexity $ppl"
 }
 
 for bits_wanted in 4 2; do
-    run cpu-$bits_wanted --bits $bits_wanted --group 64
-    cpu_ppl=$ppl cpu_bits=$bits
-    run full-$bits_wanted --bits $bits_wanted --group 64 --device "$device" --precision full
+    scheme="--bits $bits_wanted --group 64 --epochs 2"
+    # shellcheck disable=SC2086
+    run cpu-$bits_wanted $scheme
+    cpu_ppl=$ppl cpu_bits=$bits cpu_error=$error
+    # shellcheck disable=SC2086
+    run full-$bits_wanted $scheme --device "$device" --precision full
     # The last bits of sums decide some ranks (by the bits they cost against the error they save) and some scales.
     expect "$bits_wanted bits, full: bits $bits against $cpu_bits" close "$bits" "$cpu_bits" 0.01
+    expect "$bits_wanted bits, full: error $error against $cpu_error" close "$error" "$cpu_error" 0.002
     expect "$bits_wanted bits, full: perplexity $ppl against $cpu_ppl" close "$ppl" "$cpu_ppl" 0.01
-    run fast-$bits_wanted --bits $bits_wanted --group 64 --device "$device"
+    # shellcheck disable=SC2086
+    run fast-$bits_wanted $scheme --device "$device"
     expect "$bits_wanted bits, default: bits $bits against $cpu_bits" close "$bits" "$cpu_bits" 0.02
+    expect "$bits_wanted bits, default: error $error against $cpu_error" close "$error" "$cpu_error" 0.005
     expect "$bits_wanted bits, default: perplexity $ppl against $cpu_ppl" close "$ppl" "$cpu_ppl" 0.01
     "$compare_codes" $m "$work/cpu-$bits_wanted" "$work/full-$bits_wanted" >"$work/out" 2>"$work/err"
     expect "$bits_wanted bits, full: every code that differs is a rounding of its own residual" test $? -eq 0

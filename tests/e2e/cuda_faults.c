@@ -1,6 +1,6 @@
 /* cuda_faults.c - every allocation and every library call of a small run on the simulated GPU fails once.
  *
- *   cuda_faults MODEL WORK [STEP]       MODEL: a tiny folder with tokens.npy; WORK: an empty folder
+ *   cuda_faults MODEL WORK [STEP]       MODEL: a tiny folder; WORK: an empty folder
  *
  * For each kind of call the run is repeated with the n-th one failing, n = 1, 1 + STEP, ... until a run gets through
  * without meeting it. Each run must either finish (a smaller batch, another try) or fail with a text; it must leave no
@@ -41,9 +41,26 @@ static void must(int truth, const char *what) {
     exit(2);
 }
 
+static char tokens[4096]; /* path of the calibration */
+
+/* Two segments of 24 tokens: enough to run every op. */
+static void write_tokens(const char *work) {
+    enum { SEGMENTS = 2, LENGTH = 24, HEADER = 118 };
+    char header[HEADER + 1];
+    int32_t ids[SEGMENTS * LENGTH];
+    int used = snprintf(header, sizeof header, "{'descr': '<i4', 'fortran_order': False, 'shape': (%d, %d), }",
+                        SEGMENTS, LENGTH);
+    memset(header + used, ' ', (size_t)(HEADER - used));
+    header[HEADER - 1] = '\n';
+    for (int i = 0; i < SEGMENTS * LENGTH; i++) ids[i] = i * 7 % 61;
+    snprintf(tokens, sizeof tokens, "%s/tokens.npy", work);
+    FILE *file = fopen(tokens, "wb");
+    must(file && fwrite("\x93NUMPY\x01\x00\x76\x00", 1, 10, file) == 10 && fwrite(header, 1, HEADER, file) == HEADER &&
+             fwrite(ids, 1, sizeof ids, file) == sizeof ids && fclose(file) == 0,
+         tokens);
+}
+
 static flrq_status run(const char *model, const char *out) {
-    char tokens[4096];
-    snprintf(tokens, sizeof tokens, "%s/tokens.npy", model);
     const char *const settings[][2] = {{"model", model},         {"out", out},
                                        {"device", "cudasim"},    {"bits", "4"},
                                        {"group", "32"},          {"calib-tokens", tokens},
@@ -115,6 +132,7 @@ int main(int argc, char **argv) {
     long step = argc > 3 ? atol(argv[3]) : 1;
     char out[4096], plugin[4096 + 32];
     snprintf(out, sizeof out, "%s/out", argv[2]);
+    write_tokens(argv[2]);
     must(run(model, out) == FLRQ_OK, "an undisturbed run");
     uint64_t reference = hash_of(out);
     /* The plugin is loaded now; its simulator takes orders. */
