@@ -21,15 +21,12 @@ fi
     cc --version | head -1
 } >"$out/machine.txt"
 
-"$build/bench_ops" --csv >"$out/ops.csv"
+"$build/flrq" bench ops --csv "$out/ops.csv" --quiet >"$out/ops.txt"
 "$build/bench_clip" --csv >"$out/clip.csv"
 "$build/flrq" bench sketch --shapes 4096x4096,11008x4096 --csv "$out/sketch.csv" --quiet >"$out/sketch.txt"
-if [ "${LARGE:-1}" = 1 ]; then
-    methods=block,r1,svd
-else
-    methods=block,r1
-fi
-"$build/flrq" bench sketch --shapes 28672x8192 --methods $methods --repeats 3 --csv "$out/sketch-large.csv" --quiet \
+full=
+[ "${LARGE:-1}" = 1 ] && full=--full
+"$build/flrq" bench sketch --shapes 28672x8192 $full --repeats 3 --csv "$out/sketch-large.csv" --quiet \
     >"$out/sketch-large.txt"
 "$build/bench_ablation" layers >"$out/ablation-layers.csv"
 model=tests/data/tinylm
