@@ -27,20 +27,39 @@ static void show_tensors(const json_t *result, FILE *out) {
     if (cli_table_print(table, NULL, out)) fputc('\n', out);
 }
 
+/* Nothing there: an empty cell, and a column of these is not shown. */
+static void cell_part(cli_table *table, const json_t *object, const char *key) {
+    double bytes = cli_real(object, key);
+    cli_cell(table, "%s", bytes > 0 ? cli_bytes(bytes).text : "");
+}
+
 static void show_memory(const json_t *result, FILE *out) {
-    static const cli_column columns[] = {{"host memory", 'l'}, {"bytes", 'r'}};
-    cli_table *table = cli_table_new(columns, 2);
+    static const cli_column columns[] = {{"host memory", 'l'}, {"bytes", 'r'}, {"on the device", 'r'}};
+    cli_table *table = cli_table_new(columns, 3);
     size_t i;
     json_t *buffer;
     json_array_foreach(json_object_get(result, "memory"), i, buffer) {
         cli_cell_text(table, buffer, "name");
-        cli_cell_bytes(table, buffer, "bytes");
+        cell_part(table, buffer, "bytes");
+        cell_part(table, buffer, "device_bytes");
     }
     if (i && !isnan(cli_real(result, "host_bytes"))) {
         cli_cell(table, "at the peak");
         cli_cell_bytes(table, result, "host_bytes");
+        cell_part(table, json_object_get(result, "device"), "bytes");
     }
     if (cli_table_print(table, NULL, out)) fputc('\n', out);
+}
+
+/* What the run does about a device with memory of its own. */
+static void show_device(cli_table *facts, const json_t *device) {
+    double bytes = cli_real(device, "bytes"), limit = cli_real(device, "limit"), batch = cli_real(device, "batch");
+    if (!json_is_true(json_object_get(device, "separate")) || isnan(bytes)) return;
+    cli_fact(facts, "device memory", limit > 0 ? "%s of %s" : "%s", cli_bytes(bytes).text, cli_bytes(limit).text);
+    if (batch > 0) cli_fact(facts, "token batch", "%s", cli_count(batch).text);
+    cli_fact(facts, "activations", "%s",
+             json_is_true(json_object_get(device, "activations_on_host")) ? "in host memory" : "on the device");
+    cli_fact(facts, "overlap", "%s", json_is_true(json_object_get(device, "overlap")) ? "on" : "off");
 }
 
 static void fact_bytes(cli_table *facts, const char *label, const json_t *result, const char *key) {
@@ -70,6 +89,7 @@ void cli_plan_show(const json_t *result, FILE *out) {
     if (!isnan(cap)) cli_fact(facts, "rank", "%s at most", cli_count(cap).text);
     if (!isnan(flops)) cli_fact(facts, "work", "%s Gflop", cli_count(flops / 1e9).text);
     fact_bytes(facts, "host memory", result, "host_bytes");
+    show_device(facts, json_object_get(result, "device"));
     fact_bytes(facts, "output", result, "output_bytes");
     fact_bytes(facts, "scratch", result, "scratch_bytes");
     fact_bytes(facts, "disk free", result, "disk_free_bytes");
