@@ -31,6 +31,39 @@ __device__ __forceinline__ void flrq_load_dense4(float (&out)[4], const flrq_vie
     }
 }
 
+/** The same for rows row0 .. row0 + 3 from column j on: all loads are issued before the first is used. */
+__device__ __forceinline__ void flrq_load_rows4(float (&out)[4][4], const flrq_view &v, int64_t row0, int64_t j) {
+    const int64_t at = row0 * v.ld + j;
+    if (v.dtype == FLRQ_F32) {
+        const float *from = static_cast<const float *>(v.dense) + at;
+        FLRQ_UNROLL
+        for (int i = 0; i < 4; i++, from += v.ld) {
+            const float4 x = *reinterpret_cast<const float4 *>(from);
+            out[i][0] = x.x, out[i][1] = x.y, out[i][2] = x.z, out[i][3] = x.w;
+        }
+        return;
+    }
+    const uint16_t *from = static_cast<const uint16_t *>(v.dense) + at;
+    uint2 bits[4];
+    FLRQ_UNROLL
+    for (int i = 0; i < 4; i++, from += v.ld) bits[i] = *reinterpret_cast<const uint2 *>(from);
+    if (v.dtype == FLRQ_BF16) {
+        FLRQ_UNROLL
+        for (int i = 0; i < 4; i++) {
+            out[i][0] = __uint_as_float(bits[i].x << 16), out[i][1] = __uint_as_float(bits[i].x & 0xffff0000u);
+            out[i][2] = __uint_as_float(bits[i].y << 16), out[i][3] = __uint_as_float(bits[i].y & 0xffff0000u);
+        }
+        return;
+    }
+    FLRQ_UNROLL
+    for (int i = 0; i < 4; i++) {
+        out[i][0] = __half2float(__ushort_as_half((uint16_t)(bits[i].x & 0xffffu)));
+        out[i][1] = __half2float(__ushort_as_half((uint16_t)(bits[i].x >> 16)));
+        out[i][2] = __half2float(__ushort_as_half((uint16_t)(bits[i].y & 0xffffu)));
+        out[i][3] = __half2float(__ushort_as_half((uint16_t)(bits[i].y >> 16)));
+    }
+}
+
 /** Elements (i, j) .. (i, j+3); those from column `end` on are 0. `wide`: j % 4 == 0 and flrq_view_wide(). */
 __device__ __forceinline__ void flrq_load_base4(float (&out)[4], const flrq_view &v, int64_t i, int64_t j, int64_t end,
                                                 bool wide) {

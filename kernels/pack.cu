@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(THREADS)
 
 static unsigned blocks_for(int64_t threads) {
     const int64_t blocks = (threads + THREADS - 1) / THREADS;
-    return (unsigned)(blocks < BLOCKS_MOST ? blocks : BLOCKS_MOST);
+    return blocks < BLOCKS_MOST ? (unsigned)blocks : (unsigned)BLOCKS_MOST;
 }
 
 /* Codes at the start of the matrix that the stream kernels may take: all, but for a rest below 32, when rows end at
