@@ -21,7 +21,9 @@
 static flrq_backend *be;
 
 static int open_device(void **state) {
-    return flrq_backend_open(&be, op_test_device(), 2) == FLRQ_OK ? 0 : -1;
+    if (flrq_backend_open(&be, op_test_device(), 2) == FLRQ_OK) return 0;
+    print_error("%s\n", flrq_last_error());
+    return -1;
 }
 
 static int close_device(void **state) {
@@ -293,8 +295,7 @@ static void divergence_of_known_distributions(void **state) {
 
 static void elementwise_special_values(void **state) {
     const float up[5] = {2, 2, 2, 1, 1};
-    float gate[6] = {-1000, 1000, 0, INFINITY, NAN, -95}, *d_gate = device_floats(gate, 6),
-          *d_up = device_floats(up, 6);
+    float gate[5] = {-1000, 1000, 0, INFINITY, NAN}, *d_gate = device_floats(gate, 5), *d_up = device_floats(up, 5);
     assert_int_equal(be->swiglu(be, d_gate, d_up, 5), FLRQ_OK);
     fetch(gate, d_gate, 5);
     assert_true(gate[0] == 0 && gate[1] == 2000 && gate[2] == 0 && isinf(gate[3]) && isnan(gate[4]));
