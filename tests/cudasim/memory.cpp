@@ -71,6 +71,8 @@ void on_segv(int signal, siginfo_t *info, void *context) {
                  static_cast<const void *>(at), a.bytes, describe_code(a.caller).c_str());
         fail("host code touched device memory %p (not allocated)", static_cast<const void *>(at));
     }
+    /* A vector instruction at an odd address is a general protection fault, which comes without an address. */
+    if (simulated && running_kernel() && info->si_code == SI_KERNEL) fail("misaligned vector access");
     if (simulated && running_kernel()) fail("access to address %p", static_cast<const void *>(at));
     if (previous_segv.sa_flags & SA_SIGINFO) return previous_segv.sa_sigaction(signal, info, context);
     if (previous_segv.sa_handler != SIG_DFL && previous_segv.sa_handler != SIG_IGN)
@@ -269,7 +271,8 @@ bool find_pinned(const void *address, Allocation *out) {
 
 bool is_host_memory(const void *address) {
     uintptr_t a = (uintptr_t)address;
-    if (in_arena(address)) return false;
+    unsigned char resident;
+    if (in_arena(address) || mincore(reinterpret_cast<void *>(a & ~(uintptr_t)4095), 1, &resident)) return false;
     FILE *maps = fopen("/proc/self/maps", "r");
     if (!maps) return false;
     char line[512];

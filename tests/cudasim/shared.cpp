@@ -68,10 +68,11 @@ std::vector<Range> read_ranges(const unsigned char *file, size_t size) {
         for (size_t s = 0; s < table.sh_size / sizeof *symbols; s++) {
             const char *name = text + symbols[s].st_name;
             if (ELF64_ST_TYPE(symbols[s].st_info) != STT_TLS || symbols[s].st_shndx == SHN_UNDEF) continue;
-            if (strstr(name, "tls_anchor")) anchor = symbols[s].st_value;
+            if (!strcmp(name, "_ZN7cudasim10tls_anchorE")) anchor = symbols[s].st_value;
             if (!strncmp(name, "_ZZ", 3) && strncmp(name, "_ZZN7cudasim", 12))
                 ranges.push_back(Range{symbols[s].st_value, symbols[s].st_size});
         }
+        if (anchor == SIZE_MAX) ranges.clear();
         for (Range &r : ranges) r.offset -= anchor; /* relative to the anchor, modulo 2^64 */
     }
     /* One symbol may have several names. */
