@@ -87,13 +87,21 @@ static int names_device(const char *name, const char *kind, int *device) {
     return 1;
 }
 
+/* Whether there is a driver at all. Without it "auto" need not load CUDA's libraries, 200 MB of memory, to hear no. */
+static int has_driver(void) {
+    return dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL) != NULL; /* stays loaded, as the plugin would keep it */
+}
+
 static flrq_status open_named(flrq_backend *be, const char *name, int threads) {
     int device;
     if (strcmp(name, "cpu") == 0) return open_cpu(be, threads, 0);
     if (strcmp(name, "cpu-ref") == 0) return open_cpu(be, threads, 1);
     if (names_device(name, "cuda", &device)) return open_plugin(be, "cuda", device);
     if (names_device(name, "cudasim", &device)) return open_plugin(be, "cudasim", device);
-    if (strcmp(name, "auto") == 0) return open_plugin(be, "cuda", 0) == FLRQ_OK ? FLRQ_OK : open_cpu(be, threads, 0);
+    if (strcmp(name, "auto") == 0) {
+        if (has_driver() && open_plugin(be, "cuda", 0) == FLRQ_OK) return FLRQ_OK;
+        return open_cpu(be, threads, 0);
+    }
     return flrq_fail(FLRQ_ERR_USAGE, "unknown device \"%s\"; known: auto, cpu, cpu-ref, cuda, cuda:N", name);
 }
 

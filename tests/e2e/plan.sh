@@ -60,4 +60,15 @@ expect "bits: bounded by the paper's share" number "$(value bits_per_weight_max)
 expect "every tensor" test "$(grep -c '"rank_cap":' "$work/tidy")" -eq 28
 flrq 1 plan data/tinylm --calib none --group 100
 expect "refuses what quantize would refuse" grep -q 'tensor model.layers.0.self_attn.q_proj.weight: group 100' "$work/err"
+
+# ---- a device that is not here ------------------------------------------------------------------------------------------------------------
+json 0 plan data/tinylm --calib $calib --device cuda:7 --device-memory 24
+expect "a device of 24 GB" grep -q '24 GB that is not here' "$work/tidy"
+expect "it has memory of its own" test "$(value separate)" = true
+on_device=$(sed -n 's/.*"device_bytes": *\([0-9]*\).*/\1/p' "$work/tidy" | awk '{ sum += $1 } END { print sum }')
+expect "and parts there: $on_device" number "$on_device > 67108864"
+flrq 1 plan data/tinylm --calib $calib --device cuda:7 --device-memory 0.5
+expect "a device that is too small" grep -q 'bytes of device memory wanted, 500000000 to be had.*--calib-len' "$work/err"
+json 0 plan data/tinylm --calib $calib --device cpu
+expect "on the CPU all memory is the host's" test "$(value separate)" = false
 finish
