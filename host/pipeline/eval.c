@@ -14,7 +14,7 @@
 #include "text/corpus.h"
 
 enum { HEAD_TOKENS = 256 };                       /* tokens whose logits exist at once */
-static const size_t pass_bytes = (size_t)4 << 30; /* activations of one model in one pass */
+static const size_t pass_bytes = (size_t)4 << 30; /* activations of one model in one pass, where there is room */
 
 /* One model being evaluated. */
 typedef struct subject {
@@ -32,6 +32,8 @@ typedef struct eval {
     subject main, reference; /* reference.model NULL: none */
     const int32_t *ids;      /* [windows * ctx + 1]; the last entry may be absent */
     int64_t count, windows, ctx;
+    int64_t batch; /* tokens through an MLP at once */
+    flrq_precision precision;
     flrq_npy_writer *dump;
     float *host_logits; /* [HEAD_TOKENS, vocab] when dumping */
     double nll, reference_nll, kl, kl_max;
@@ -41,8 +43,7 @@ typedef struct eval {
 static flrq_status allocate_subject(eval *e, subject *s, int64_t pass) {
     flrq_backend *be = e->be;
     FLRQ_TRY(flrq_block_new(&s->block, s->model, be));
-    FLRQ_TRY(be->alloc(be, &s->d_workspace, flrq_workspace_bytes(s->model, e->ctx, FLRQ_TOKEN_TILE),
-                       "the forward workspace"));
+    FLRQ_TRY(be->alloc(be, &s->d_workspace, flrq_workspace_bytes(s->model, e->ctx, e->batch), "the forward workspace"));
     size_t tokens = (size_t)(pass * e->ctx);
     FLRQ_TRY(be->alloc(be, (void **)&s->d_x, tokens * (size_t)s->model->hidden * sizeof(float), "activations"));
     return be->alloc(be, (void **)&s->d_logits, (size_t)HEAD_TOKENS * (size_t)s->model->vocab * sizeof(float),
@@ -80,8 +81,11 @@ static flrq_status forward(eval *e, subject *s, int64_t first, int64_t count) {
         for (int64_t w = 0; w < count; w++) {
             if (flrq_stop_requested()) return flrq_fail(FLRQ_STOPPED, "stopped; eval keeps no state");
             flrq_progress(e->reporter, "eval", w, count);
-            FLRQ_TRY(flrq_forward_block(s->model, e->be, s->block, s->d_x + w * window, e->ctx, FLRQ_TOKEN_TILE,
-                                        s->d_workspace, NULL, NULL));
+            flrq_set_precision(e->be, e->precision);
+            flrq_status status = flrq_forward_block(s->model, e->be, s->block, s->d_x + w * window, e->ctx, e->batch,
+                                                    s->d_workspace, NULL, NULL);
+            flrq_set_precision(e->be, FLRQ_PRECISION_FULL);
+            FLRQ_TRY(status);
         }
         snprintf(summary, sizeof summary, "%lld windows of %lld tokens", (long long)count, (long long)e->ctx);
         flrq_block_done(e->reporter, b + 1, flrq_seconds() - begin, summary);
@@ -139,6 +143,39 @@ static flrq_status run_pass(eval *e, int64_t first, int64_t count) {
     return FLRQ_OK;
 }
 
+/* What one model needs beside its activations: a block or embedding and head, workspace, logits. */
+static size_t fixed_bytes(const eval *e, const flrq_model *m) {
+    size_t block = flrq_block_bytes(m) + flrq_workspace_bytes(m, e->ctx, e->batch);
+    size_t globals = flrq_globals_bytes(m, FLRQ_GLOBALS_EMBED), head = flrq_globals_bytes(m, FLRQ_GLOBALS_HEAD);
+    return block + (globals > head ? globals : head) + (size_t)HEAD_TOKENS * (size_t)m->vocab * sizeof(float);
+}
+
+/* Windows in one pass, and on a device with memory of its own the token batch: whole windows, or less where they would
+ * leave no room for one. */
+static flrq_status plan_pass(eval *e, int precision, int64_t *pass) {
+    flrq_device_info device;
+    const flrq_model *model = e->main.model, *reference = e->reference.model;
+    size_t window = (size_t)(e->ctx * model->hidden) * sizeof(float), room = pass_bytes;
+    e->batch = FLRQ_TOKEN_TILE;
+    FLRQ_TRY(e->be->info(e->be, &device));
+    if (device.separate_memory) {
+        if (precision != PRECISION_FULL) e->precision = FLRQ_PRECISION_FAST;
+        if (reference) window += (size_t)(e->ctx * reference->hidden) * sizeof(float);
+        size_t usable = device.free_bytes / 16 * 15; /* the rest for what the backend takes for itself */
+        for (e->batch = e->ctx;; e->batch = (e->batch / 2 + FLRQ_TOKEN_TILE - 1) / FLRQ_TOKEN_TILE * FLRQ_TOKEN_TILE) {
+            size_t fixed = fixed_bytes(e, model) + (reference ? fixed_bytes(e, reference) : 0);
+            size_t left = usable > fixed ? usable - fixed : 0;
+            if (left < room) room = left;
+            if (room >= window || e->batch <= FLRQ_TOKEN_TILE) break;
+            room = pass_bytes;
+        }
+    }
+    *pass = (int64_t)(room / window);
+    if (*pass < 1) *pass = 1;
+    if (*pass > e->windows) *pass = e->windows;
+    return FLRQ_OK;
+}
+
 static flrq_status read_input(const flrq_config *c, int32_t **ids, int64_t *count) {
     if (c->tokens) {
         int64_t rows, cols;
@@ -184,10 +221,9 @@ flrq_status flrq_job_eval(const flrq_params *params, flrq_reporter *reporter, js
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT,
                             "%s: %lld tokens do not fill one window of %lld; give more text or a smaller --ctx",
                             c->tokens ? c->tokens : c->text, (long long)e.count, (long long)e.ctx));
-    int64_t pass = (int64_t)(pass_bytes / ((size_t)(e.ctx * model->hidden) * sizeof(float)));
-    if (pass < 1) pass = 1;
-    if (pass > e.windows) pass = e.windows;
+    int64_t pass;
     FLRQ_GOTO(flrq_backend_open(&e.be, c->device, (int)c->threads));
+    FLRQ_GOTO(plan_pass(&e, c->precision, &pass));
     FLRQ_GOTO(allocate_subject(&e, &e.main, pass));
     if (reference) FLRQ_GOTO(allocate_subject(&e, &e.reference, pass));
     if (c->dump_logits) {
