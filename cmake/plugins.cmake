@@ -51,7 +51,7 @@ endif()
 # ---- simulator --------------------------------------------------------------------------------------------------------
 if(FLRQ_CUDASIM)
   add_subdirectory(tests/cudasim)
-  add_library(flrq_cudasim SHARED ${cuda_glue} ${cuda_kernels})
+  add_library(flrq_cudasim SHARED ${cuda_glue})
   flrq_plugin(flrq_cudasim cudasim)
   cudasim_kernels(flrq_cudasim ${cuda_kernels})
   target_link_libraries(flrq_cudasim PRIVATE cudasim)
