@@ -335,7 +335,7 @@ struct rope_args {
     float *x;
     const float *inv_freq;
     int64_t tokens, position0;
-    int heads, half;
+    int half, heads;
     int width, tiles; /* pairs of a token in one block; blocks for all its pairs */
     float magnitude;
     bool wide;
@@ -378,7 +378,7 @@ __global__ void __launch_bounds__(THREADS) rope_kernel(rope_args a) {
 
 cudaError_t flrq_launch_rope(float *x, const float *inv_freq, int64_t tokens, int64_t heads, int64_t head_dim,
                              int64_t position0, float magnitude, cudaStream_t stream) {
-    rope_args a = {x, inv_freq, tokens, position0, (int)heads, (int)(head_dim / 2), 0, 0, magnitude, false};
+    rope_args a = {x, inv_freq, tokens, position0, (int)(head_dim / 2), (int)heads, 0, 0, magnitude, false};
     a.width = a.half < THREADS ? a.half : (int)THREADS;
     a.tiles = (int)flrq_ceil_div(a.half, a.width);
     a.wide = wide_rows(x, a.half);
