@@ -48,10 +48,10 @@ namespace {
 
 #ifdef CUDASIM_ASAN
 constexpr size_t STACK_BYTES = 512 << 10; /* red zones make frames many times larger */
+constexpr size_t TOP_BYTES = 8192;        /* more than the frames that an idle fiber stands in */
 #else
 constexpr size_t STACK_BYTES = 128 << 10;
 #endif
-constexpr size_t TOP_BYTES = 8192; /* more than the frames that an idle fiber stands in */
 constexpr size_t GUARD_BYTES = 4096;
 constexpr int MAX_FIBERS = 1024; /* threads of a block */
 

@@ -204,34 +204,49 @@ template <bool BF16> static void test_mma(bool transposed) {
         }
 }
 
-/* --- conversions: all 16-bit patterns, against the compiler's own type and against a search --- */
+/* --- conversions: all 16-bit patterns by their definition, and rounding to the nearest of them --- */
+
+/* Magnitude of a finite 16-bit float with `mantissa` stored bits; the infinity after the largest counts as the number
+ * that would follow, which is what rounding goes by. */
+static double magnitude(unsigned bits, int mantissa, int bias) {
+    int exponent = (int)(bits & 0x7fff) >> mantissa, fraction = (int)bits & ((1 << mantissa) - 1);
+    return exponent ? ldexp((1 << mantissa) + fraction, exponent - bias - mantissa)
+                    : ldexp(fraction, 1 - bias - mantissa);
+}
+
+/* `bits` is the nearest to f, and of two nearest the even one. */
+static bool is_nearest(float f, unsigned bits, int mantissa, int bias) {
+    double error = fabs(magnitude(bits, mantissa, bias) - fabs((double)f));
+    bool good = (bits >> 15 != 0) == (signbit(f) != 0);
+    for (unsigned other : {(bits & 0x7fff) - 1, (bits & 0x7fff) + 1}) {
+        if (other > (unsigned)(2 * bias + 1) << mantissa) continue; /* below zero, above infinity: no neighbour */
+        double theirs = fabs(magnitude(other, mantissa, bias) - fabs((double)f));
+        good = good && (error < theirs || (error == theirs && !(bits & 1)));
+    }
+    return good;
+}
 
 static void test_half() {
-    for (uint32_t i = 0; i < 65536; i++) {
+    for (unsigned i = 0; i < 65536; i++) {
         uint16_t bits = (uint16_t)i;
-        _Float16 own;
-        memcpy(&own, &bits, 2);
-        float f = __half2float(__ushort_as_half(bits));
-        bool nan = (bits & 0x7fff) > 0x7c00;
-        CHECK(nan ? f != f : f == (float)own, "%04x", bits);
-        CHECK(__float2half_rn(f).bits == (nan ? 0x7fff : bits), "%04x", bits);
-        f = __bfloat162float(__ushort_as_bfloat16(bits));
-        nan = (bits & 0x7fff) > 0x7f80;
-        CHECK(__float_as_uint(f) == i << 16, "%04x", bits);
-        CHECK(__float2bfloat16_rn(f).bits == (nan ? 0x7fff : bits), "%04x", bits);
+        float half = __half2float(__ushort_as_half(bits)), brain = __bfloat162float(__ushort_as_bfloat16(bits));
+        bool half_nan = (bits & 0x7fff) > 0x7c00, brain_nan = (bits & 0x7fff) > 0x7f80;
+        if ((bits & 0x7fff) < 0x7c00) CHECK(fabs((double)half) == magnitude(bits, 10, 15), "%04x", bits);
+        if ((bits & 0x7fff) == 0x7c00) CHECK(isinf(half), "%04x", bits);
+        CHECK(half_nan == (half != half) && brain_nan == (brain != brain), "%04x", bits);
+        CHECK(__float_as_uint(brain) == i << 16, "%04x", bits);
+        CHECK(__float2half_rn(half).bits == (half_nan ? 0x7fff : bits), "%04x", bits);
+        CHECK(__float2bfloat16_rn(brain).bits == (brain_nan ? 0x7fff : bits), "%04x", bits);
     }
-    for (int i = 0; i < 100000; i++) {
-        float f = __uint_as_float(random_word());
-        if (f != f) continue;
-        _Float16 own = (_Float16)f;
-        CHECK(__half2float(__float2half_rn(f)) == (float)own, "%a", f);
-        /* the nearer of the two neighbours, ties to the even one */
-        uint32_t low = __float_as_uint(f) & 0xffff0000u, high = low + 0x10000u;
-        double d_low = fabs((double)f - __uint_as_float(low)), d_high = fabs((double)__uint_as_float(high) - f);
-        if (isinf(__uint_as_float(high)) || isinf(f)) continue;
-        uint32_t want = d_low < d_high || (d_low == d_high && !(low & 0x10000u)) ? low : high;
-        CHECK(__float2bfloat16_rn(f).bits == want >> 16, "%a", f);
+    for (int i = 0; i < 200000; i++) {
+        /* magnitudes from below the smallest half to its overflow; every other one a tie or near one */
+        float f = ldexpf(random_float(), (int)(random_word() % 46) - 28);
+        if (i & 1) f = __uint_as_float((__float_as_uint(f) & 0xffffe000u) + (random_word() % 3 - 1 + 0x1000u));
+        CHECK(is_nearest(f, __float2half_rn(f).bits, 10, 15), "%a", f);
+        if (i & 1) f = __uint_as_float((__float_as_uint(f) & 0xffff0000u) + (random_word() % 3 - 1 + 0x8000u));
+        CHECK(is_nearest(f, __float2bfloat16_rn(f).bits, 7, 127), "%a", f);
     }
+    CHECK(__float2half_rn(65519.0f).bits == 0x7bff && __float2half_rn(65520.0f).bits == 0x7c00, "overflow of half");
     CHECK(__float2bfloat16_rn(3.4e38f).bits == 0x7f80, "overflow rounds to infinity");
     __half h = __half(1.5f) * __half(2.0f) + __half(0.25f);
     CHECK((float)h == 3.25f, "%f", (float)h);

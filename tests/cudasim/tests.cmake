@@ -84,3 +84,12 @@ foreach(entry IN LISTS planted)
   add_test(NAME cudasim.bug_${name} COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/planted.sh $<TARGET_FILE:cudasim_bugs> ${name}
                                             "${pattern}")
 endforeach()
+
+# The headers have NVIDIA's signatures and values, where NVIDIA's are at hand.
+find_path(FLRQ_CUDA_INCLUDE cusolverDn.h HINTS ${CUDAToolkit_INCLUDE_DIRS} /usr/local/cuda/include)
+if(FLRQ_CUDA_INCLUDE)
+  add_test(NAME cudasim.headers COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/headers.sh ${CMAKE_C_COMPILER} ${FLRQ_CUDA_INCLUDE}
+                                        ${CMAKE_CURRENT_BINARY_DIR}/headers)
+else()
+  message(STATUS "no CUDA headers: their comparison with the simulator's (cudasim.headers) is skipped")
+endif()
