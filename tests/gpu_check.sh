@@ -24,7 +24,7 @@ pack() {
     local build=$1 archive=$2 dir program
     dir=$(mktemp -d) || exit 1
     mkdir -p "$dir/bin" "$dir/lib"
-    for program in "$build"/flrq "$build"/tests/test_{matrix,small,quant,forward}_ops "$(find "$build" -name '*compare_codes' -type f | head -n 1)"; do
+    for program in "$build"/flrq "$build"/tests/test_{matrix,small,quant,forward,device}_ops "$(find "$build" -name '*compare_codes' -type f | head -n 1)"; do
         cp "$program" "$dir/bin/" || exit 1
     done
     strip "$dir"/bin/* 2>/dev/null
@@ -73,7 +73,7 @@ step_devices() {
 
 step_ops() {
     local table failed=0
-    for table in matrix small quant forward; do
+    for table in matrix small quant forward device; do
         echo "== $table"
         (cd tests && FLRQ_TEST_DEVICE=$device FLRQ_TEST_OPS=${ops_filter[$table]-} "$bin_tests/test_${table}_ops") 2>&1 || failed=1
     done
