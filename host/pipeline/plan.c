@@ -12,6 +12,7 @@
 #include "backend/cpu.h"
 #include "backend/cpu_kernels.h"
 #include "core/parallel.h"
+#include "core/tree.h"
 #include "io/npy.h"
 #include "pipeline/output.h"
 
@@ -21,8 +22,9 @@
 enum { BASE_BYTES = 9 << 20, COPY_BYTES = 1 << 20, CHECK_BYTES = 4 << 20, FEED_BYTES = 16 << 20 };
 
 /* What the CUDA backend takes beside the plan's own buffers: its context with the code of kernels and libraries, the
- * workspace of cuBLAS and the panels in which implicit matrices are formed; and the libraries' part in host memory. */
-enum { CUDA_CONTEXT = 600 << 20, CUDA_WORKSPACE = 64 << 20, CUDA_PANELS = 64 << 20, CUDA_HOST = 400 << 20 };
+ * workspace of cuBLAS, and panels in which implicit matrices and partial sums are formed (PANEL_BYTES there, of each);
+ * and the libraries' part in host memory. The rest of its scratch follows from the shapes: cuda_scratch(). */
+enum { CUDA_CONTEXT = 600 << 20, CUDA_WORKSPACE = 64 << 20, CUDA_PANELS = 2 * 64 << 20, CUDA_HOST = 400 << 20 };
 
 enum { ALL_PHASES = FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS | FLRQ_PLAN_VERIFY | FLRQ_PLAN_TEXT };
 
@@ -191,6 +193,19 @@ static void add(flrq_plan *plan, const char *name, size_t host, size_t backend, 
     if (host + backend) plan->item[plan->items++] = item;
 }
 
+/* Scratch of the CUDA backend that grows with the shapes: inputs of linear() in bf16, skinny factors with their column
+ * scales, and the levels of ordered sums of [cols, width] or a product [rows, error_sketch]. */
+static size_t cuda_scratch(const flrq_plan *plan, const flrq_config *c, const flrq_model *model) {
+    size_t rows = (size_t)plan->extent.rows, cols = (size_t)plan->extent.cols, sketch = (size_t)c->error_sketch;
+    size_t width = (size_t)(flrq_fit_rank_cap(&plan->fit, plan->extent.rows, plan->extent.cols) + c->oversample);
+    size_t wide = (size_t)(model->heads * model->head_dim), levels;
+    if (wide < (size_t)model->hidden) wide = (size_t)model->hidden;
+    size_t inputs = 2 * max_size((size_t)plan->length * wide, (size_t)plan->batch * cols);
+    size_t factors = max_size(max_size(rows, cols) * width, cols * sketch) * sizeof(float);
+    levels = (size_t)flrq_tree_levels((plan->extent.rows + FLRQ_CHUNK_ROWS - 1) / FLRQ_CHUNK_ROWS) * cols * width;
+    return max_size(plan->calibrated ? inputs : 0, factors) + max_size(levels, rows * sketch) * sizeof(float);
+}
+
 /* The table for the batch, overlap and place of the activations that the plan has now, and its peaks. */
 static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *model, const sizes *s, int threads) {
     size_t activations = (size_t)plan->segments * (size_t)plan->length * (size_t)model->hidden * sizeof(float);
@@ -200,6 +215,7 @@ static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *mod
     if (plan->separate) {
         add(plan, "CUDA context and libraries", CUDA_HOST, CUDA_CONTEXT, ALL_PHASES);
         add(plan, "CUDA workspace and panels", 0, (size_t)CUDA_WORKSPACE + CUDA_PANELS, ALL_PHASES);
+        add(plan, "CUDA scratch", 0, cuda_scratch(plan, c, model), ALL_PHASES);
     }
     if (plan->calibrated) {
         size_t sums = 0, sketches = 0, seen = 0, staging = flrq_block_host_bytes(model);

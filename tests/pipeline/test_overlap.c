@@ -157,6 +157,10 @@ static int64_t number_of(const json_t *result, const char *object, const char *k
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
+/* Of the plan made last: the backend's own part, which this device does not take, and its context in it. */
+static size_t own_bytes;
+static const size_t context_bytes = (size_t)600 << 20;
+
 /* Device memory that is planned with these options where nothing limits it. */
 static size_t planned(const char *overlap, int64_t *batch, int *on_host, size_t limit) {
     json_t *result;
@@ -167,7 +171,12 @@ static size_t planned(const char *overlap, int64_t *batch, int *on_host, size_t 
     flrq_status status = job("plan", new_out(out), NULL, &result, "device", "cuda", "device-memory", gb, "overlap",
                              overlap, CALIBRATED, NULL);
     if (status != FLRQ_OK) return 0;
-    size_t bytes = (size_t)number_of(result, "device", "bytes");
+    size_t bytes = (size_t)number_of(result, "device", "bytes"), i;
+    json_t *item;
+    own_bytes = 0;
+    json_array_foreach(json_object_get(result, "memory"), i,
+                       item) if (strncmp(json_string_value(json_object_get(item, "name")), "CUDA ", 5) == 0)
+        own_bytes += (size_t)number_of(item, NULL, "device_bytes");
     if (batch) *batch = number_of(result, "device", "batch");
     if (on_host) *on_host = json_is_true(json_object_get(json_object_get(result, "device"), "activations_on_host"));
     assert_true(json_is_true(json_object_get(json_object_get(result, "device"), "separate")));
@@ -176,13 +185,10 @@ static size_t planned(const char *overlap, int64_t *batch, int *on_host, size_t 
     return bytes;
 }
 
-/* What the run takes is what the plan says, without the backend's own part, which this device does not take. */
-static const size_t context_bytes = (size_t)600 << 20, workspace_bytes = (size_t)128 << 20;
-
 /* The device has so much memory as the plan wants, and room for small buffers that the plan does not list. */
 static void limit_device(size_t bytes) {
-    device.own = workspace_bytes;
-    device.limit = bytes - context_bytes - workspace_bytes + 8192;
+    device.own = own_bytes - context_bytes;
+    device.limit = bytes - own_bytes + 8192;
 }
 
 static void plan_is_the_run(void **state) {
@@ -191,7 +197,8 @@ static void plan_is_the_run(void **state) {
     for (int i = 0; i < 2; i++) {
         int64_t batch;
         int on_host;
-        size_t bytes = planned(overlaps[i], &batch, &on_host, 0) - context_bytes - workspace_bytes;
+        size_t bytes = planned(overlaps[i], &batch, &on_host, 0);
+        bytes -= own_bytes;
         assert_int_equal(batch, LENGTH);
         assert_int_equal(on_host, 0);
         device_reset(3);
@@ -339,7 +346,7 @@ static void stops(void **state) {
 /* The batch of the first part is the batch of the second, or nothing. */
 static void resumed_with_its_batch(void **state) {
     char out[600];
-    size_t full = planned("auto", NULL, NULL, 0), half = planned("auto", NULL, NULL, full - 1);
+    size_t half = planned("auto", NULL, NULL, planned("auto", NULL, NULL, 0) - 1);
     listener l = {{0}, 0, 0, 12};
     device_reset(0);
     limit_device(half);
