@@ -4,9 +4,11 @@
  * Both are flash attention: a block owns a tile of queries of one head, walks over the tiles of keys that any of them
  * may see and keeps the softmax running, so that scores exist for one tile at a time. Tiles that the causal mask or the
  * window hides are not visited. The blocks with the most keys start first. No atomics, and the order of every sum
- * depends on the shape alone. A masked score is -Inf before the maximum is taken, so what a query may not see does not
- * reach its output; a NaN or +Inf among what it sees makes it NaN.
+ * depends on the shape alone. A masked score is -Inf before the maximum is taken and its weight 0, so what a query may
+ * not see does not reach its output, as long as it is finite; a NaN or +Inf among its scores makes the output NaN.
  */
+#include <string.h>
+
 #include "device.cuh"
 #include "forward_kernels.h"
 
@@ -64,7 +66,6 @@ __device__ static span visible_keys(int query, int key0, int window) {
 enum {
     THREADS = 256,
     QUERIES = 64,
-
     DEPTH = 32,    /* columns of q and k staged at once */
     PITCH = 68,    /* floats from one column of staged q, k, p to the next: staging has no bank conflicts */
     COLUMNS = 128, /* of v and of the output */
@@ -228,20 +229,26 @@ cudaError_t flrq_launch_attention_f32(const flrq_attention_args *a, cudaStream_t
  *   via   packed   [k | v][kv_heads][tokens, to a multiple of 64][D] bf16, D >= dim a width with an instance; zeros
  *                  where there is nothing
  *   owns           a block of 4 warps 128 queries of a head (64 at D = 256), a warp 32 (16) of them
- *   cost           at 2048 tokens, 32 heads x 128: 34 GFlop, 52 us at the 660 Tflop/s that mma.sync reaches on an H100.
- *                  Packing reads 4 bytes and writes 2 for each of k and v, here 100 MB or 33 us, the more heads share a
- *                  k the less. It pays: a block would convert every tile of k and v again, for 16 blocks of queries,
- * and through registers that are full. After it tiles arrive by cp.async behind the products. For one warp and tile of
- * 64 keys at D = 128: 256 mma (1640 clocks of its quarter), 32 ldmatrix of k, 32 of v, 16 of q; softmax of 64 scores a
- * thread: max, subtract, exp2 (512 clocks of the quarter's special units), add, half a conversion; 128 multiplications
- * of the output in tiles where a maximum grew. About 750 issue slots against 1640 clocks of products, two blocks on a
- * multiprocessor to fill one's softmax with the other's products. 16 queries a warp would read k and v from shared
- * memory twice as often: 2048 clocks for 1024 of products, hence 32. numerics       q scale log2(e), k, v and the
- * weights rounded to bf16; products, maxima, exp2, sums in fp32. The sum of weights is that of the weights before
- * rounding
+ *   cost           4 dim flops for each query and visible key on the matrix units; packing reads 4 bytes and writes 2
+ *                  for each element of k and v, then q and out once each
+ *   numerics       q scale log2(e), k, v and the weights rounded to bf16; products, maxima, exp2 and sums in fp32; the
+ *                  sum of weights is that of the weights before rounding
  *
- * One buffer each for k and v: v of a tile arrives behind q k^T, the next k behind softmax and p v. Rows of D + 8
- * elements are an odd number of 16-byte units for every D that is a multiple of 16: ldmatrix meets no bank twice.
+ * Why k and v are packed first: a block would otherwise convert every tile again, for each of 16 tiles of queries at
+ * 2048 tokens, and hold it in registers on its way, which are full. Packed tiles arrive by cp.async behind the
+ * products, in one buffer each: v of a tile behind q k^T, the next k behind softmax and p v. Two blocks share a
+ * multiprocessor, so that one's softmax meets the other's products.
+ *
+ * Why 32 queries a warp: each k and v fragment serves two products. With 16, shared memory gives 2048 clocks of reads
+ * for 1024 clocks of products at the dense rate. Rows of D + 8 elements are an odd number of 16-byte units for every D
+ * that is a multiple of 16, so ldmatrix meets no bank twice.
+ *
+ * Instructions of a warp for a tile of 64 keys at D = 128: 256 mma, 64 ldmatrix for k and v, 16 for q, 32 conversions;
+ * for each of 64 scores a thread max, subtract, exp2 and add; 128 multiplications of the output where a maximum grew:
+ * about 630 issue slots, 512 clocks of the special units, against 1024 clocks of products at the dense rate.
+ *
+ * Predicted for an H100, 2048 tokens, 32 heads x 128 (34 Gflop): packing 100 MB in 33 us, products at 350 Tflop/s in
+ * 100 us, together 260 Tflop/s; with 8 kv heads 310.
  */
 enum { WARPS = 4, PACK = 8 };
 
@@ -255,7 +262,9 @@ struct packed_keys {
 
 __device__ static uint32_t pack2(float low, float high) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return (uint32_t)__bfloat16_as_ushort(pair.x) | (uint32_t)__bfloat16_as_ushort(pair.y) << 16;
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
 }
 
 /* x[at .. at + 7] of a row of `dim` (nothing when row is NULL), times scale, as bf16. */
@@ -321,8 +330,10 @@ __device__ __forceinline__ void score_tile(float s[M_TILES][KEYS / 8][4], const 
     q += (matrix % 2 * 8 + row) * (D + PACK) + matrix / 2 * 8;
     k += (matrix / 2 * 8 + row) * (D + PACK) + matrix % 2 * 8;
     FLRQ_UNROLL
-    for (int m = 0; m < M_TILES; m++) FLRQ_UNROLL
-    for (int n = 0; n < KEYS / 8; n++) s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0.0f;
+    for (int m = 0; m < M_TILES; m++) {
+        FLRQ_UNROLL
+        for (int n = 0; n < KEYS / 8; n++) s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0.0f;
+    }
     FLRQ_UNROLL
     for (int d = 0; d < D; d += 16) {
         uint32_t x[M_TILES][4], y[4];
@@ -376,9 +387,11 @@ __device__ __forceinline__ void mask_tile(float s[M_TILES][KEYS / 8][4], int fir
     for (int r = 0; r < 2 * M_TILES; r++) {
         span seen = visible_keys(first + r / 2 * 16 + r % 2 * 8 + lane / 4, key0 + lane % 4 * 2, window);
         FLRQ_UNROLL
-        for (int n = 0; n < KEYS / 8; n++) FLRQ_UNROLL
-        for (int c = 0; c < 2; c++)
-            if (n * 8 + c <= seen.low || n * 8 + c > seen.high) s[r / 2][n][r % 2 * 2 + c] = -INFINITY;
+        for (int n = 0; n < KEYS / 8; n++) {
+            float *pair = &s[r / 2][n][r % 2 * 2];
+            if (n * 8 <= seen.low || n * 8 > seen.high) pair[0] = -INFINITY;
+            if (n * 8 + 1 <= seen.low || n * 8 + 1 > seen.high) pair[1] = -INFINITY;
+        }
     }
 }
 
@@ -400,15 +413,20 @@ __device__ __forceinline__ void soften(float s[M_TILES][KEYS / 8][4], float out[
         for (int n = 0; n < KEYS / 8; n++) top = fmaxf(top, fmaxf(s[r / 2][n][r % 2 * 2], s[r / 2][n][r % 2 * 2 + 1]));
         top = max_of_row(top);
         float base = top == -INFINITY ? 0.0f : top, factor = flrq_exp2(max[r] - base);
-        if (__any_sync(0xffffffffu, top > max[r])) FLRQ_UNROLL
-        for (int n = 0; n < D / 8; n++) out[r / 2][n][r % 2 * 2] *= factor, out[r / 2][n][r % 2 * 2 + 1] *= factor;
+        if (__any_sync(0xffffffffu, top > max[r])) {
+            FLRQ_UNROLL
+            for (int n = 0; n < D / 8; n++) {
+                out[r / 2][n][r % 2 * 2] *= factor;
+                out[r / 2][n][r % 2 * 2 + 1] *= factor;
+            }
+        }
         max[r] = top;
         FLRQ_UNROLL
-        for (int n = 0; n < KEYS / 8; n++) FLRQ_UNROLL
-        for (int c = 0; c < 2; c++) {
-            float *x = &s[r / 2][n][r % 2 * 2 + c];
-            *x = flrq_exp2(*x - base);
-            part += *x;
+        for (int n = 0; n < KEYS / 8; n++) {
+            float *pair = &s[r / 2][n][r % 2 * 2];
+            pair[0] = flrq_exp2(pair[0] - base);
+            pair[1] = flrq_exp2(pair[1] - base);
+            part += pair[0] + pair[1];
         }
         sum[r] = fmaf(sum[r], factor, part);
     }
@@ -497,10 +515,11 @@ static cudaError_t launch_bf16(const flrq_attention_args *a, __nv_bfloat16 *scra
     if (!grid_of(&grid, a, queries, D)) return cudaErrorInvalidValue;
     packed_keys packed = {scratch, (int64_t)packed_elements(a), (int)(flrq_ceil_div(a->tokens, KEYS) * KEYS)};
     bool whole = a->head_dim % PACK == 0;
-    FLRQ_LAUNCH((pack_kernel<D>),
-                dim3((unsigned)flrq_ceil_div((int64_t)packed.padded * (D / PACK), THREADS), (unsigned)(2 * a->kv_heads)),
-                THREADS, 0, stream, reinterpret_cast<uint4 *>(scratch), describe(a), packed.padded,
-                whole && flrq_aligned(a->k, 16) && flrq_aligned(a->v, 16));
+    FLRQ_LAUNCH(
+        (pack_kernel<D>),
+        dim3((unsigned)flrq_ceil_div((int64_t)packed.padded * (D / PACK), THREADS), (unsigned)(2 * a->kv_heads)),
+        THREADS, 0, stream, reinterpret_cast<uint4 *>(scratch), describe(a), packed.padded,
+        whole && flrq_aligned(a->k, 16) && flrq_aligned(a->v, 16));
     cudaError_t error = cudaGetLastError();
     if (error == cudaSuccess)
         error =
