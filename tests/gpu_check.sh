@@ -109,6 +109,8 @@ quant 5x333
 matrix 130x40
 matrix 643x1049 b=8
 matrix 5x7
+matrix 7x33
+matrix 3 bit
 forward 513x257
 forward 129 tokens
 forward n=131073
