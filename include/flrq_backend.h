@@ -204,6 +204,15 @@ struct flrq_backend {
     /** d_c [m, k] = alpha * d_a [m, b] * d_b [b, k] + beta * d_c. */
     flrq_status (*gemm)(flrq_backend *be, float *d_c, const float *d_a, const float *d_b, int64_t m, int64_t k,
                         int64_t b, float alpha, float beta);
+    /** amax (host) [b]: the largest |x_ik / divisor_i| of every column k < b of d_x [m, ld]; d_divisor [m] or NULL. A
+     * NaN makes the column's NaN. */
+    flrq_status (*column_amax)(flrq_backend *be, float *amax, const float *d_x, int64_t ld, const float *d_divisor,
+                               int64_t m, int64_t b);
+    /** One low-rank factor with the values that will be stored: x_ik / divisor_i * factor_k rounded to `dtype` (F16 or
+     *  BF16) and kept in fp32, for the columns k < b of d_x [m, ld]. d_out is [m, b], or with `transpose` [b, m];
+     *  d_divisor [m] or NULL; factor [b] on the host. */
+    flrq_status (*round_factor)(flrq_backend *be, float *d_out, const float *d_x, int64_t ld, const float *d_divisor,
+                                const float *factor, int64_t m, int64_t b, int transpose, flrq_dtype dtype);
     /** d_y [m, n] := d_y + alpha * d_u [m] d_v[n]^T. Deflation of the sequential sketch. */
     flrq_status (*rank_one)(flrq_backend *be, float *d_y, const float *d_u, const float *d_v, int64_t m, int64_t n,
                             float alpha);

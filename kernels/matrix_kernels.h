@@ -87,6 +87,15 @@ cudaError_t flrq_launch_descending(double *a, double *values, const double *v, c
 cudaError_t flrq_launch_transpose(float *out, const float *in, int64_t rows, int64_t cols, int64_t ld,
                                   cudaStream_t stream);
 
+/** bits [b] = max with the fp32 bits of |x_ik / divisor_i| over the columns k < b of x [m, ld] (zero it before);
+ * divisor [m] or NULL. */
+cudaError_t flrq_launch_column_amax(uint32_t *bits, const float *x, int64_t ld, const float *divisor, int64_t m,
+                                    int64_t b, cudaStream_t stream);
+
+/** x_ik / divisor_i * factor_k rounded to F16 or BF16, in fp32: out [m, b], or [b, m] with `transpose`. */
+cudaError_t flrq_launch_round_factor(float *out, const float *x, int64_t ld, const float *divisor, const float *factor,
+                                     int64_t m, int64_t b, int transpose, int32_t dtype, cudaStream_t stream);
+
 /** result[0] = min with the index of the first non-finite element of x [count] (start: all ones). */
 cudaError_t flrq_launch_first_nonfinite_f32(unsigned long long *result, const float *x, int64_t count,
                                             cudaStream_t stream);

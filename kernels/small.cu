@@ -119,6 +119,67 @@ cudaError_t flrq_launch_transpose(float *out, const float *in, int64_t rows, int
     return cudaGetLastError();
 }
 
+/* ---- low-rank factors -------------------------------------------------------------------------------------------- */
+
+__device__ static float quotient_at(const float *x, int64_t ld, const float *divisor, int64_t i, int64_t k) {
+    return divisor ? x[i * ld + k] / divisor[i] : x[i * ld + k];
+}
+
+/* 256 rows of 32 columns: a thread takes one column of every eighth row, then the 8 of a column meet. */
+__global__ void __launch_bounds__(THREADS)
+    column_amax_kernel(unsigned *bits, const float *x, int64_t ld, const float *divisor, int64_t m, int64_t b,
+                       int64_t col_tiles) {
+    __shared__ unsigned shared[THREADS / 32][32];
+    int64_t row0 = (int64_t)blockIdx.x / col_tiles * 256;
+    int64_t k = (int64_t)blockIdx.x % col_tiles * 32 + threadIdx.x % 32;
+    unsigned most = 0;
+    for (int64_t i = row0 + threadIdx.x / 32; i < row0 + 256 && i < m && k < b; i += THREADS / 32)
+        most = max(most, __float_as_uint(fabsf(quotient_at(x, ld, divisor, i, k))));
+    shared[threadIdx.x / 32][threadIdx.x % 32] = most;
+    __syncthreads();
+    if (threadIdx.x >= 32 || k >= b) return;
+    for (int i = 0; i < THREADS / 32; i++) most = max(most, shared[i][threadIdx.x]);
+    atomicMax(&bits[k], most);
+}
+
+cudaError_t flrq_launch_column_amax(uint32_t *bits, const float *x, int64_t ld, const float *divisor, int64_t m,
+                                    int64_t b, cudaStream_t stream) {
+    int64_t col_tiles = ceil_div(b, 32);
+    FLRQ_LAUNCH(column_amax_kernel, (unsigned)(ceil_div(m, 256) * col_tiles), THREADS, 0, stream, bits, x, ld, divisor,
+                m, b, col_tiles);
+    return cudaGetLastError();
+}
+
+/* 32 x 32 elements through shared memory, so that both sides are coalesced in either layout. */
+__global__ void __launch_bounds__(THREADS)
+    round_factor_kernel(float *out, const float *x, int64_t ld, const float *divisor, const float *factor, int64_t m,
+                        int64_t b, int64_t col_tiles, bool transpose, bool half) {
+    __shared__ float tile[32][33];
+    int64_t row0 = (int64_t)blockIdx.x / col_tiles * 32, col0 = (int64_t)blockIdx.x % col_tiles * 32;
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    for (int i = warp; i < 32; i += THREADS / 32) {
+        if (row0 + i >= m || col0 + lane >= b) continue;
+        float value = quotient_at(x, ld, divisor, row0 + i, col0 + lane) * factor[col0 + lane];
+        value = half ? __half2float(__float2half_rn(value)) : __bfloat162float(__float2bfloat16_rn(value));
+        if (transpose)
+            tile[i][lane] = value;
+        else
+            out[(row0 + i) * b + col0 + lane] = value;
+    }
+    if (!transpose) return;
+    __syncthreads();
+    for (int i = warp; i < 32; i += THREADS / 32)
+        if (col0 + i < b && row0 + lane < m) out[(col0 + i) * m + row0 + lane] = tile[lane][i];
+}
+
+cudaError_t flrq_launch_round_factor(float *out, const float *x, int64_t ld, const float *divisor, const float *factor,
+                                     int64_t m, int64_t b, int transpose, int32_t dtype, cudaStream_t stream) {
+    int64_t col_tiles = ceil_div(b, 32);
+    FLRQ_LAUNCH(round_factor_kernel, (unsigned)(ceil_div(m, 32) * col_tiles), THREADS, 0, stream, out, x, ld, divisor,
+                factor, m, b, col_tiles, transpose != 0, dtype == FLRQ_F16);
+    return cudaGetLastError();
+}
+
 /* ---- non-finite elements ----------------------------------------------------------------------------------------- */
 
 template <class T>

@@ -6,6 +6,7 @@
  */
 #include "backend/cpu.h"
 #include "backend/cpu_kernels.h"
+#include "core/dtype.h"
 #include "core/parallel.h"
 #include "core/tree.h"
 
@@ -251,6 +252,72 @@ static flrq_status cpu_eigh(flrq_backend *be, double *d_a, double *d_values, int
     return FLRQ_OK;
 }
 
+/* ---- low-rank factors -------------------------------------------------------------------------------------------- */
+
+typedef struct factor_job {
+    const float *x, *divisor, *factor;
+    float *out;
+    uint32_t *parts; /* [tasks, b] bits of |.|, whose order is that of the values, NaN on top */
+    int64_t ld, m, b;
+    int transpose;
+    flrq_dtype dtype;
+} factor_job;
+
+static float quotient_at(const factor_job *job, int64_t i, int64_t k) {
+    float value = job->x[i * job->ld + k];
+    return job->divisor ? value / job->divisor[i] : value;
+}
+
+static void amax_task(void *arg, int64_t index, int thread) {
+    const factor_job *job = arg;
+    uint32_t *part = job->parts + index * job->b, bits;
+    memset(part, 0, (size_t)job->b * sizeof *part);
+    for (int64_t i = index * CPU_TILE_ROWS; i < min64(job->m, (index + 1) * CPU_TILE_ROWS); i++)
+        for (int64_t k = 0; k < job->b; k++) {
+            float value = fabsf(quotient_at(job, i, k));
+            memcpy(&bits, &value, sizeof bits);
+            part[k] = bits > part[k] ? bits : part[k];
+        }
+}
+
+static flrq_status cpu_column_amax(flrq_backend *be, float *amax, const float *d_x, int64_t ld, const float *d_divisor,
+                                   int64_t m, int64_t b) {
+    FLRQ_TRY(op_check_columns_of("column_amax", m, ld, b));
+    int64_t tasks = ceil_div(m, CPU_TILE_ROWS);
+    memset(amax, 0, (size_t)b * sizeof *amax);
+    if (m == 0 || b == 0) return FLRQ_OK;
+    FLRQ_TRY(cpu_shared(be, (size_t)(tasks * b) * sizeof(uint32_t)));
+    factor_job job = {.x = d_x, .divisor = d_divisor, .ld = ld, .m = m, .b = b};
+    job.parts = (uint32_t *)cpu_of(be)->shared;
+    flrq_parallel_for(cpu_of(be)->threads, tasks, amax_task, &job);
+    for (int64_t k = 0; k < b; k++) {
+        uint32_t most = 0;
+        for (int64_t t = 0; t < tasks; t++) most = job.parts[t * b + k] > most ? job.parts[t * b + k] : most;
+        memcpy(&amax[k], &most, sizeof most);
+    }
+    return FLRQ_OK;
+}
+
+static void round_task(void *arg, int64_t index, int thread) {
+    const factor_job *job = arg;
+    uint16_t bits;
+    for (int64_t i = index * CPU_TILE_ROWS; i < min64(job->m, (index + 1) * CPU_TILE_ROWS); i++)
+        for (int64_t k = 0; k < job->b; k++) {
+            flrq_store(&bits, job->dtype, 0, quotient_at(job, i, k) * job->factor[k]);
+            job->out[job->transpose ? k * job->m + i : i * job->b + k] = flrq_load(&bits, job->dtype, 0);
+        }
+}
+
+static flrq_status cpu_round_factor(flrq_backend *be, float *d_out, const float *d_x, int64_t ld,
+                                    const float *d_divisor, const float *factor, int64_t m, int64_t b, int transpose,
+                                    flrq_dtype dtype) {
+    FLRQ_TRY(op_check_columns_of("round_factor", m, ld, b));
+    FLRQ_TRY(op_check_factor_type(dtype));
+    factor_job job = {d_x, d_divisor, factor, d_out, NULL, ld, m, b, transpose, dtype};
+    flrq_parallel_for(cpu_of(be)->threads, ceil_div(m, CPU_TILE_ROWS), round_task, &job);
+    return FLRQ_OK;
+}
+
 flrq_status cpu_svd_check(flrq_svd_method method) {
     if (method == FLRQ_SVD_DEFAULT) return FLRQ_OK;
     return flrq_fail(FLRQ_ERR_UNSUPPORTED, "svd: the CPU backend has no Jacobi SVD of its own; it runs LAPACK's gesdd");
@@ -344,6 +411,8 @@ void cpu_register_small(flrq_backend *be) {
     be->eigh = cpu_eigh;
     be->gemm = cpu_gemm;
     be->rank_one = cpu_rank_one;
+    be->column_amax = cpu_column_amax;
+    be->round_factor = cpu_round_factor;
     be->svd = cpu_svd;
     be->input_stats = cpu_input_stats;
     be->input_sketch = cpu_input_sketch;

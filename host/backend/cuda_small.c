@@ -11,6 +11,7 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -190,6 +191,36 @@ static flrq_status cuda_eigh(flrq_backend *be, double *d_a, double *d_values, in
                          b);
 }
 
+/* ---- low-rank factors -------------------------------------------------------------------------------------------- */
+
+static flrq_status cuda_column_amax(flrq_backend *be, float *amax, const float *d_x, int64_t ld, const float *d_divisor,
+                                    int64_t m, int64_t b) {
+    FLRQ_TRY(op_check_columns_of("column_amax", m, ld, b));
+    memset(amax, 0, (size_t)b * sizeof *amax);
+    if (m == 0 || b == 0) return FLRQ_OK;
+    void *d_bits;
+    cudaStream_t stream = cuda_of(be)->stream;
+    FLRQ_TRY(cuda_scratch(be, CUDA_SLOT_RESULT, (size_t)b * sizeof(uint32_t), &d_bits));
+    FLRQ_TRY(be->zero(be, d_bits, (size_t)b * sizeof(uint32_t)));
+    FLRQ_TRY(cuda_launched(be, flrq_launch_column_amax(d_bits, d_x, ld, d_divisor, m, b, stream), "column_amax", m, b));
+    return cuda_fetch(be, amax, d_bits, (size_t)b * sizeof *amax); /* the bits of a float are the float */
+}
+
+static flrq_status cuda_round_factor(flrq_backend *be, float *d_out, const float *d_x, int64_t ld,
+                                     const float *d_divisor, const float *factor, int64_t m, int64_t b, int transpose,
+                                     flrq_dtype dtype) {
+    FLRQ_TRY(op_check_columns_of("round_factor", m, ld, b));
+    FLRQ_TRY(op_check_factor_type(dtype));
+    if (m == 0 || b == 0) return FLRQ_OK;
+    void *d_factor;
+    FLRQ_TRY(cuda_scratch(be, CUDA_SLOT_RESULT, (size_t)b * sizeof *factor, &d_factor));
+    FLRQ_TRY(be->upload(be, d_factor, factor, (size_t)b * sizeof *factor));
+    return cuda_launched(be,
+                         flrq_launch_round_factor(d_out, d_x, ld, d_divisor, d_factor, m, b, transpose, (int32_t)dtype,
+                                                  cuda_of(be)->stream),
+                         "round_factor", m, b);
+}
+
 /* ---- SVD --------------------------------------------------------------------------------------------------------- */
 
 /* A matrix as cuSOLVER's SVDs want it: column-major [tall, wide] with tall >= wide. Row-major A [m, n] with m <= n is
@@ -332,6 +363,8 @@ void cuda_register_small(flrq_backend *be) {
     be->solve_right = cuda_solve_right;
     be->householder = cuda_householder;
     be->eigh = cuda_eigh;
+    be->column_amax = cuda_column_amax;
+    be->round_factor = cuda_round_factor;
     be->svd = cuda_svd;
     be->rsvd = cuda_rsvd;
 }

@@ -40,6 +40,19 @@ flrq_status op_check_shape(const char *op, int64_t rows, int64_t cols, size_t wi
     return FLRQ_OK;
 }
 
+flrq_status op_check_columns_of(const char *op, int64_t rows, int64_t ld, int64_t cols) {
+    FLRQ_TRY(op_check_shape(op, rows, ld, sizeof(float)));
+    if (cols < 0 || cols > ld)
+        return flrq_fail(FLRQ_ERR_SHAPE, "%s: %lld columns of a matrix that has %lld", op, (long long)cols,
+                         (long long)ld);
+    return FLRQ_OK;
+}
+
+flrq_status op_check_factor_type(flrq_dtype dtype) {
+    if (dtype == FLRQ_F16 || dtype == FLRQ_BF16) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_UNSUPPORTED, "round_factor: factors of type %d; F16 and BF16 are stored", (int)dtype);
+}
+
 flrq_status op_check_tall(const char *op, int64_t m, int64_t b) {
     if (m < b)
         return flrq_fail(FLRQ_ERR_SHAPE, "%s: %lld columns of length %lld have no orthonormal basis", op, (long long)b,

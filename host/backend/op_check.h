@@ -18,6 +18,12 @@ flrq_status op_check_columns(const char *op, int64_t b);
 /** rows and cols in [0, INT32_MAX], and rows * cols * width fits in size_t. FLRQ_ERR_SHAPE. */
 flrq_status op_check_shape(const char *op, int64_t rows, int64_t cols, size_t width);
 
+/** x [rows, ld] holds `cols` columns; both fit. FLRQ_ERR_SHAPE. */
+flrq_status op_check_columns_of(const char *op, int64_t rows, int64_t ld, int64_t cols);
+
+/** F16 or BF16. FLRQ_ERR_UNSUPPORTED. */
+flrq_status op_check_factor_type(flrq_dtype dtype);
+
 /** m >= b. FLRQ_ERR_SHAPE. */
 flrq_status op_check_tall(const char *op, int64_t m, int64_t b);
 

@@ -5,6 +5,7 @@
  * what they span, not their elements.
  */
 #include "backend/cpu.h"
+#include "core/dtype.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -76,6 +77,35 @@ static flrq_status ref_gemm(flrq_backend *be, float *d_c, const float *d_a, cons
             for (int64_t l = 0; l < b; l++) sum += (double)d_a[i * b + l] * (double)d_b[l * k + j];
             double old = beta != 0 ? (double)beta * (double)d_c[i * k + j] : 0;
             d_c[i * k + j] = (float)((double)alpha * sum + old);
+        }
+    return FLRQ_OK;
+}
+
+static flrq_status ref_column_amax(flrq_backend *be, float *amax, const float *d_x, int64_t ld, const float *d_divisor,
+                                   int64_t m, int64_t b) {
+    FLRQ_TRY(op_check_columns_of("column_amax", m, ld, b));
+    for (int64_t k = 0; k < b; k++) {
+        amax[k] = 0;
+        for (int64_t i = 0; i < m; i++) {
+            float value = fabsf(d_divisor ? d_x[i * ld + k] / d_divisor[i] : d_x[i * ld + k]);
+            if (isnan(value) || value > amax[k]) amax[k] = value;
+            if (isnan(value)) break;
+        }
+    }
+    return FLRQ_OK;
+}
+
+static flrq_status ref_round_factor(flrq_backend *be, float *d_out, const float *d_x, int64_t ld,
+                                    const float *d_divisor, const float *factor, int64_t m, int64_t b, int transpose,
+                                    flrq_dtype dtype) {
+    FLRQ_TRY(op_check_columns_of("round_factor", m, ld, b));
+    FLRQ_TRY(op_check_factor_type(dtype));
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t k = 0; k < b; k++) {
+            uint16_t bits;
+            float value = d_divisor ? d_x[i * ld + k] / d_divisor[i] : d_x[i * ld + k];
+            flrq_store(&bits, dtype, 0, value * factor[k]);
+            d_out[transpose ? k * m + i : i * b + k] = flrq_load(&bits, dtype, 0);
         }
     return FLRQ_OK;
 }
@@ -307,6 +337,8 @@ void ref_register_small(flrq_backend *be) {
     be->householder = ref_householder;
     be->eigh = ref_eigh;
     be->gemm = ref_gemm;
+    be->column_amax = ref_column_amax;
+    be->round_factor = ref_round_factor;
     be->rank_one = ref_rank_one;
     be->svd = ref_svd;
     be->input_stats = ref_input_stats;

@@ -184,6 +184,29 @@ static void run_gemm(op_run *r, const op_case *c) {
     OP_CALL(r, gemm, out, x, y, m, k, b, alpha, beta);
 }
 
+/* d: m, columns in memory, columns used, 1 = with divisors. A division is correctly rounded everywhere. */
+static void run_column_amax(op_run *r, const op_case *c) {
+    int64_t m = c->d[0], ld = c->d[1], b = c->d[2];
+    float *host = op_temp(r, (size_t)(m * ld) * sizeof *host);
+    op_random(r, host, m * ld, 1, 100);
+    float *divisor = c->d[3] == 1 ? op_normal(r, "divisor", m, 1) : NULL;
+    const float *x = op_in(r, "X", OP_F32, host, m * ld);
+    float *amax = op_host_out(r, "amax", OP_F32, b, OP_EXACT, 0);
+    op_cost(r, 4.0 * (double)(m * b), (double)(m * b));
+    OP_CALL(r, column_amax, amax, x, ld, divisor, m, b);
+}
+
+/* d: m, columns in memory, columns used, 1 = transposed with divisors, dtype. */
+static void run_round_factor(op_run *r, const op_case *c) {
+    int64_t m = c->d[0], ld = c->d[1], b = c->d[2];
+    float *x = op_normal(r, "X", m * ld, 1), *divisor = c->d[3] ? op_normal(r, "divisor", m, 1) : NULL;
+    float *factor = op_temp(r, (size_t)b * sizeof *factor);
+    for (int64_t k = 0; k < b; k++) factor[k] = ldexpf(1, (int)(k % 5) - 2);
+    float *out = op_out(r, "factor", OP_F32, m * b, OP_EXACT, 0);
+    op_cost(r, 8.0 * (double)(m * b), (double)(m * b));
+    OP_CALL(r, round_factor, out, x, ld, divisor, factor, m, b, c->d[3] != 0, (flrq_dtype)c->d[4]);
+}
+
 static void run_rank_one(op_run *r, const op_case *c) {
     int64_t m = c->d[0], n = c->d[1];
     float *u = op_normal(r, "u", m, 1), *v = op_normal(r, "v", n, 1),
@@ -305,6 +328,16 @@ static const op_case cases[] = {
     {"gemm", "130x3 b=0 beta=1/2", {130, 3, 0, 4, 2}, run_gemm},
     {"gemm", "130x3 b=0 beta=0", {130, 3, 0, 4, 0}, run_gemm},
 
+    {"column_amax", "1x1", {1, 1, 1}, run_column_amax},
+    {"column_amax", "643 rows, 40 of 53", {643, 53, 40}, run_column_amax},
+    {"column_amax", "1049 rows, 136 of 136, divided", {1049, 136, 136, 1}, run_column_amax},
+    {"column_amax", "no rows", {0, 3, 3}, run_column_amax},
+    {"round_factor", "1x1 f16", {1, 1, 1, 0, FLRQ_F16}, run_round_factor},
+    {"round_factor", "643 rows, 40 of 53, f16", {643, 53, 40, 0, FLRQ_F16}, run_round_factor},
+    {"round_factor", "1049 rows, 33 of 136, divided, bf16", {1049, 136, 33, 1, FLRQ_BF16}, run_round_factor},
+    {"round_factor", "131 rows, 131 of 131, divided, f16", {131, 131, 131, 1, FLRQ_F16}, run_round_factor},
+    {"column_amax", "11008 rows, 136 of 136, divided", {11008, 136, 136, 1}, run_column_amax, OP_BENCH},
+    {"round_factor", "11008 rows, 64 of 136, divided", {11008, 136, 64, 1, FLRQ_BF16}, run_round_factor, OP_BENCH},
     {"rank_one", "1x1", {1, 1}, run_rank_one},
     {"rank_one", "643x1049", {643, 1049}, run_rank_one},
 

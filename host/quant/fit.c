@@ -15,8 +15,8 @@ struct flrq_fit_space {
     float *d_l, *d_r;           /* of the present round */
     float *d_h, *d_scale;       /* [cols] clip weights and column scaling of the metric */
     float *host_h, *host_scale; /* [cols] */
-    float *host_u, *host_v;     /* [rows, width], [cols, width] */
-    float *host_l, *host_r;     /* [rows, cap], [cap, cols] */
+    float *max_u, *max_v;       /* [width] largest of the columns of the present sketch; v over the metric */
+    float *factor_l, *factor_r; /* [width] */
     float *amax, *best_amax;    /* [width + 1] */
     flrq_extent extent;
 };
@@ -81,14 +81,13 @@ size_t flrq_fit_space_bytes(const flrq_fit_options *options, flrq_extent extent)
     size_t cap = (size_t)flrq_fit_rank_cap(options, extent.rows, extent.cols);
     size_t width = cap + (size_t)options->sketch.oversample;
     return flrq_sketch_bytes(&options->sketch, extent, (int64_t)cap) + codes_bytes_max(&options->scheme, extent) +
-           sizeof(float) * (2 * (cap + 1) * (m + n) + 4 * n + width * (m + n));
+           sizeof(float) * ((cap + 1) * (m + n) + 4 * n + 6 * (width + 1));
 }
 
 size_t flrq_fit_space_host_bytes(const flrq_fit_options *options, flrq_extent extent) {
-    size_t m = (size_t)extent.rows, n = (size_t)extent.cols;
-    size_t cap = (size_t)flrq_fit_rank_cap(options, extent.rows, extent.cols);
+    size_t n = (size_t)extent.cols, cap = (size_t)flrq_fit_rank_cap(options, extent.rows, extent.cols);
     size_t width = cap + (size_t)options->sketch.oversample, square = width * width;
-    return sizeof(float) * ((cap + 1) * (m + n) + 2 * n + width * (m + n) + square) +
+    return sizeof(float) * (2 * n + 6 * (width + 1) + square) +
            sizeof(double) * (square + width); /* the sketch's: a rotation, a Gram matrix, singular values */
 }
 
@@ -110,15 +109,12 @@ flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flr
     FLRQ_GOTO(be->alloc(be, (void **)&space->d_scale, n * sizeof(float), "metric"));
     space->host_h = malloc(n * sizeof(float));
     space->host_scale = malloc(n * sizeof(float));
-    space->host_u = malloc(m * width * sizeof(float));
-    space->host_v = malloc(n * width * sizeof(float));
-    space->host_l = malloc((cap + 1) * m * sizeof(float));
-    space->host_r = malloc((cap + 1) * n * sizeof(float));
-    space->amax = malloc((width + 1) * sizeof(float));
-    space->best_amax = malloc((width + 1) * sizeof(float));
-    if (!space->host_h || !space->host_scale || !space->host_u || !space->host_v || !space->host_l || !space->host_r ||
-        !space->amax || !space->best_amax)
-        FLRQ_GOTO(flrq_fail_memory((m + n) * (width + cap) * sizeof(float), "the factors of a fit"));
+    float **const rows[] = {&space->max_u,    &space->max_v, &space->factor_l,
+                            &space->factor_r, &space->amax,  &space->best_amax};
+    int complete = space->host_h && space->host_scale;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (!(*rows[i] = malloc((width + 1) * sizeof(float)))) complete = 0;
+    if (!complete) FLRQ_GOTO(flrq_fail_memory((2 * n + 6 * (width + 1)) * sizeof(float), "a fit"));
 out:
     if (status != FLRQ_OK) {
         flrq_fit_space_free(space, be);
@@ -132,10 +128,10 @@ void flrq_fit_space_free(flrq_fit_space *space, flrq_backend *be) {
     if (!space) return;
     free(space->best_amax);
     free(space->amax);
-    free(space->host_r);
-    free(space->host_l);
-    free(space->host_v);
-    free(space->host_u);
+    free(space->factor_r);
+    free(space->factor_l);
+    free(space->max_v);
+    free(space->max_u);
     free(space->host_scale);
     free(space->host_h);
     be->release(be, space->d_scale);
@@ -182,42 +178,6 @@ static void clip_weights(float *h, const flrq_input_stats *stats) {
     for (int64_t j = 0; j < stats->n; j++) h[j] = mean > 0 ? (float)(stats->square_sum[j] / mean) : 1.0f;
 }
 
-/* L and R of the first `rank` triplets: u_i sqrt(sigma_i) and v_i / sqrt(sigma_i) / scale, each pair balanced by a
- * power of two so that both stay in the fp16 range, then rounded to the storage type. */
-static flrq_status make_factors(flrq_fit_space *space, flrq_backend *be, const flrq_fit_options *options, int64_t m,
-                                int64_t n, int64_t rank, const float *scale) {
-    const flrq_sketch *sketch = space->sketch;
-    int64_t width = sketch->width;
-    FLRQ_TRY(be->download(be, space->host_u, sketch->d_u, (size_t)(m * width) * sizeof(float)));
-    FLRQ_TRY(be->download(be, space->host_v, sketch->d_v, (size_t)(n * width) * sizeof(float)));
-    for (int64_t k = 0; k < rank; k++) {
-        float largest_l = 0, largest_r = 0;
-        for (int64_t i = 0; i < m; i++) largest_l = fmaxf(largest_l, fabsf(space->host_u[i * width + k]));
-        for (int64_t j = 0; j < n; j++) {
-            float r = space->host_v[j * width + k] / (scale ? scale[j] : 1.0f);
-            space->host_r[k * n + j] = r;
-            largest_r = fmaxf(largest_r, fabsf(r));
-        }
-        float factor = largest_l > 0 && largest_r > 0 ? exp2f(rintf(0.5f * log2f(largest_r / largest_l))) : 1.0f;
-        for (int64_t i = 0; i < m; i++)
-            flrq_store(space->host_l, FLRQ_F32, i * rank + k, space->host_u[i * width + k] * factor);
-        for (int64_t j = 0; j < n; j++) space->host_r[k * n + j] /= factor;
-    }
-    uint16_t bits;
-    for (int64_t i = 0; i < m * rank; i++) {
-        flrq_store(&bits, options->factor_dtype, 0, space->host_l[i]);
-        space->host_l[i] = flrq_load(&bits, options->factor_dtype, 0);
-        if (!isfinite(space->host_l[i])) return flrq_fail(FLRQ_ERR_NUMERIC, "left factor is not finite in 16 bits");
-    }
-    for (int64_t i = 0; i < n * rank; i++) {
-        flrq_store(&bits, options->factor_dtype, 0, space->host_r[i]);
-        space->host_r[i] = flrq_load(&bits, options->factor_dtype, 0);
-        if (!isfinite(space->host_r[i])) return flrq_fail(FLRQ_ERR_NUMERIC, "right factor is not finite in 16 bits");
-    }
-    FLRQ_TRY(be->upload(be, space->d_l, space->host_l, (size_t)(m * rank) * sizeof(float)));
-    return be->upload(be, space->d_r, space->host_r, (size_t)(n * rank) * sizeof(float));
-}
-
 static double ratio(double part, double whole) {
     return whole > 0 ? part / whole : part > 0 ? INFINITY : 0;
 }
@@ -261,6 +221,43 @@ static flrq_status norm_of(const fit *f, double *out, const flrq_operand *a) {
     return FLRQ_OK;
 }
 
+/* Largest elements of the columns of a sketch, of all rows of all workers. */
+static flrq_status measure_columns(fit *f) {
+    const flrq_sketch *sketch = f->space->sketch;
+    flrq_backend *be = f->be;
+    FLRQ_TRY(be->column_amax(be, f->space->max_u, sketch->d_u, sketch->width, NULL, f->w->rows, sketch->terms));
+    FLRQ_TRY(be->column_amax(be, f->space->max_v, sketch->d_v, sketch->width, f->d_scale, f->w->cols, sketch->terms));
+    return f->comm->max_host(f->comm, f->space->max_u, sketch->terms);
+}
+
+/* Whether a column whose largest element is `most` stays finite in the storage type, which rounds monotonically. */
+static flrq_status check_storable(const fit *f, const char *side, float most) {
+    uint16_t bits;
+    flrq_store(&bits, f->options->factor_dtype, 0, most);
+    if (isfinite(flrq_load(&bits, f->options->factor_dtype, 0))) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_NUMERIC, "%s factor is not finite in 16 bits", side);
+}
+
+/* L and R of the first `rank` triplets: u_i and v_i / scale, each pair balanced by a power of two so that both stay in
+ * the fp16 range, then rounded to the storage type. */
+static flrq_status make_factors(fit *f, int64_t rank) {
+    flrq_fit_space *space = f->space;
+    const flrq_sketch *sketch = space->sketch;
+    flrq_backend *be = f->be;
+    flrq_dtype dtype = f->options->factor_dtype;
+    for (int64_t k = 0; k < rank; k++) {
+        float u = space->max_u[k], v = space->max_v[k];
+        float factor = u > 0 && v > 0 ? exp2f(rintf(0.5f * log2f(v / u))) : 1.0f;
+        space->factor_l[k] = factor, space->factor_r[k] = 1 / factor;
+        FLRQ_TRY(check_storable(f, "left", u * factor));
+        FLRQ_TRY(check_storable(f, "right", v / factor));
+    }
+    FLRQ_TRY(be->round_factor(be, space->d_l, sketch->d_u, sketch->width, NULL, space->factor_l, f->w->rows, rank, 0,
+                              dtype));
+    return be->round_factor(be, space->d_r, sketch->d_v, sketch->width, f->d_scale, space->factor_r, f->w->cols, rank,
+                            1, dtype);
+}
+
 static flrq_status quantize(fit *f, flrq_codes *codes, int64_t rank, flrq_clip_stats *stats) {
     flrq_operand residual = error_operand(f->w, NULL, f->space->d_l, f->space->d_r, rank);
     return f->be->clip_quantize(f->be, codes, &residual, f->d_h, &f->options->scheme, &f->options->clip, stats);
@@ -270,7 +267,7 @@ static flrq_status quantize(fit *f, flrq_codes *codes, int64_t rank, flrq_clip_s
 static flrq_status try_rank(fit *f, int64_t r, double *score) {
     int64_t m = f->w->rows, n = f->w->cols;
     double error;
-    FLRQ_TRY(make_factors(f->space, f->be, f->options, m, n, r, f->d_scale ? f->space->host_scale : NULL));
+    FLRQ_TRY(make_factors(f, r));
     FLRQ_TRY(quantize(f, &f->space->codes, r, NULL));
     flrq_operand e = error_operand(f->w, &f->space->codes, f->space->d_l, f->space->d_r, r);
     FLRQ_TRY(norm_of(f, &error, &e));
@@ -325,6 +322,7 @@ static flrq_status fit_low_rank(fit *f, const flrq_codes *codes) {
     double norm2;
     FLRQ_TRY(flrq_sketch_run(sketch, f->be, f->comm, &f->sketch, &target, f->cap, f->warm, greedy));
     f->warm = 1;
+    FLRQ_TRY(measure_columns(f));
     FLRQ_TRY(f->be->amax_curve(f->be, f->space->amax, &target, sketch->d_u, sketch->d_v, sketch->width));
     FLRQ_TRY(f->comm->max_host(f->comm, f->space->amax, sketch->width + 1));
     FLRQ_TRY(f->be->sum_squares(f->be, &norm2, &target));
@@ -338,8 +336,7 @@ static flrq_status fit_low_rank(fit *f, const flrq_codes *codes) {
         f->searched = 1; /* later rounds keep the rank: they change the error by a few percent at most */
     } else if (f->rank > sketch->terms)
         f->rank = sketch->terms;
-    return make_factors(f->space, f->be, o, target.rows, target.cols, f->rank,
-                        f->d_scale ? f->space->host_scale : NULL);
+    return make_factors(f, f->rank);
 }
 
 /* Copies the present round into the caller's buffers: it is the best so far. */
