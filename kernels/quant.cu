@@ -18,8 +18,9 @@ enum {
     MOST_GROUPS = 12, /* of a tile: MOST_WORDS over the fewest words of a group, rounded up to a multiple of 4 */
     RANKS = 32,       /* of the factors staged at a time */
     MOST_WARPS = 8,
-    SHARED_BYTES = 47 << 10, /* of dynamic shared memory: what every device grants without being asked */
-    ROW_TILES = 2,           /* of a block of threads, so that h and factors are staged once for several rows */
+    SHARED_BYTES = 47 << 10,         /* of dynamic shared memory: what every device grants without being asked */
+    ROW_TILES = 2,                   /* of a block of threads, so that h and factors are staged once for several rows */
+    USUAL_FOURS = STRIPE / TEAM / 4, /* of groups of 128, whose geometry the compiler is told */
     GRID_MOST = 65535
 };
 
@@ -90,14 +91,16 @@ __device__ static tile_space tile_space_at(float *memory, const quantize_args &a
 __device__ static void tile_begin(const tile_space &s, const quantize_args &a, int64_t col0) {
     const int thread = (int)threadIdx.x, threads = (int)blockDim.x, group = (int)a.job.group;
     const int64_t left = a.job.a.cols - col0;
-    for (int k = thread; k < a.warps * WARP_ROWS * a.row_words + a.row_words; k += threads) s.w[k] = 0;
-    __syncthreads();
-    for (int k = thread; k < MOST_COLS; k += threads) {
-        const bool there = k < a.tile_cols && k < left;
-        const int j = k % group;
-        const int place = there ? k / group * a.group_words + j % TEAM * a.lane_words + j / TEAM : 0;
+    const int cols = left < a.tile_cols ? (int)left : a.tile_cols;
+    if (cols < a.tile_groups * a.fours * 4 * TEAM) {
+        for (int k = thread; k < a.warps * WARP_ROWS * a.row_words + a.row_words; k += threads) s.w[k] = 0;
+        __syncthreads();
+    }
+    for (int k = thread; k < cols; k += threads) {
+        const int index = a.tile_groups == 1 ? 0 : k / group, j = k - index * group;
+        const int place = index * a.group_words + j % TEAM * a.lane_words + j / TEAM;
         s.place[k] = (uint16_t)place;
-        if (there) s.h[place] = a.job.h ? a.job.h[col0 + k] : 1.0f;
+        s.h[place] = a.job.h ? a.job.h[col0 + k] : 1.0f;
     }
     __syncthreads();
     for (int g0 = 0; g0 < a.tile_groups; g0 += threads / TEAM) { /* every team a group, the last ones in vain */
@@ -205,12 +208,12 @@ __device__ __forceinline__ static void encode(uint8_t *code, float w, const tria
 template <bool CUT>
 __device__ __forceinline__ static int encode_columns(uint8_t *code, const short_group &g, const quant_candidate &c,
                                                      int n) {
-    const int mine = (n + TEAM - 1 - team_lane()) / TEAM;
+    const unsigned mine = (unsigned)(n + TEAM - 1 - team_lane()) / TEAM;
     trials<1> t;
     set_trial(t, 0, c);
     int beyond = 0;
     code += team_lane();
-    for (int k = 0; k < mine / 4; k++, code += 4 * TEAM) {
+    for (unsigned k = 0; k < mine / 4; k++, code += 4 * TEAM) {
         const float4 w4 = g.w[k];
         encode<CUT>(code, w4.x, t, c.zero, &beyond);
         encode<CUT>(code + TEAM, w4.y, t, c.zero, &beyond);
@@ -218,7 +221,7 @@ __device__ __forceinline__ static int encode_columns(uint8_t *code, const short_
         encode<CUT>(code + 3 * TEAM, w4.w, t, c.zero, &beyond);
     }
     const float *rest = reinterpret_cast<const float *>(g.w + mine / 4);
-    for (int k = 0; k < mine % 4; k++) encode<CUT>(code + k * TEAM, rest[k], t, c.zero, &beyond);
+    for (unsigned k = 0; k < mine % 4; k++) encode<CUT>(code + k * TEAM, rest[k], t, c.zero, &beyond);
     return beyond;
 }
 
@@ -252,18 +255,27 @@ __device__ static void store_codes(const quantize_args &a, const uint8_t *code, 
  *   in   a.job.a    any operand [rows, cols], read once; h [cols] or NULL
  *   out  a.job      code, scale, zero; parts (one for each block of threads) or NULL
  *   owns            block = 4 or 8 warps: the groups of a stripe of tile_cols columns, rows in tiles of 4 per warp;
- * grid (stripes, row tiles / ROW_TILES) cost            reads the operand once, writes a byte per weight and 4 or 5 per
- * group; instructions: see above numerics        quant_search.h; a group of zeros: scale 1; non-finite weights were
- * refused by the caller order           deterministic
+ *                   grid (stripes, row tiles / ROW_TILES)
+ *   cost            reads the operand once, writes a byte per weight and 4 or 5 per group; instructions: see above
+ *   numerics        quant_search.h; a group of zeros: scale 1; non-finite weights were refused by the caller
+ *   order           deterministic
  */
-template <int KIND>
-__global__ void __launch_bounds__(MOST_WARPS * 32, KIND == BY_FITS ? 3 : 2) quantize_tiles(const quantize_args a) {
+template <int KIND, bool USUAL>
+__global__ void __launch_bounds__(MOST_WARPS * 32, 2) quantize_tiles(const quantize_args args) {
     FLRQ_DYN_SMEM(float, memory);
+    quantize_args a = args;
+    if (USUAL) {
+        a.tile_groups = 1;
+        a.fours = USUAL_FOURS;
+        a.lane_words = USUAL_FOURS * 4 + 4;
+        a.group_words = a.row_words = TEAM * a.lane_words;
+    }
     const tile_space s = tile_space_at(memory, a);
     const flrq_quantize_job &job = a.job;
     const int warp = (int)threadIdx.x / 32, team = (int)threadIdx.x % 32 / TEAM;
-    const int64_t rows = job.a.rows, col0 = (int64_t)blockIdx.x * a.tile_cols, left = job.a.cols - col0;
-    const int cols = left < a.tile_cols ? (int)left : a.tile_cols, group = (int)job.group;
+    /* rows and columns are below 2^31: 32 bits save registers, and none of these sums passes 2^32 */
+    const uint32_t rows = (uint32_t)job.a.rows, col0 = blockIdx.x * (uint32_t)a.tile_cols;
+    const int cols = (int)min((uint32_t)job.a.cols - col0, (uint32_t)a.tile_cols), group = (int)job.group;
     const float *w = s.w + (warp * WARP_ROWS + team) * a.row_words + team_lane() * a.lane_words;
     const float *h = s.h + team_lane() * a.lane_words;
     uint8_t *codes = s.code + warp * WARP_ROWS * a.code_bytes;
@@ -273,9 +285,9 @@ __global__ void __launch_bounds__(MOST_WARPS * 32, KIND == BY_FITS ? 3 : 2) quan
     bool staged = false;
     if (team_lane() == 0) mine = tally();
     tile_begin(s, a, col0);
-    for (int64_t tile0 = (int64_t)blockIdx.y * a.warps * WARP_ROWS; tile0 < rows;
-         tile0 += (int64_t)gridDim.y * a.warps * WARP_ROWS) {
-        const int64_t row0 = tile0 + warp * WARP_ROWS, row = row0 + team;
+    const uint32_t tile_rows = (uint32_t)(a.warps * WARP_ROWS);
+    for (uint32_t tile0 = blockIdx.y * tile_rows; tile0 < rows; tile0 += gridDim.y * tile_rows) {
+        const uint32_t row0 = tile0 + warp * WARP_ROWS, row = row0 + team;
         tile_load(s, a, row0, col0, staged);
         staged = job.a.rank <= RANKS && a.tile_cols <= STRIPE;
         if (row0 >= rows) continue;
@@ -298,7 +310,7 @@ __global__ void __launch_bounds__(MOST_WARPS * 32, KIND == BY_FITS ? 3 : 2) quan
             uint8_t *to = codes + team * a.code_bytes + g * group;
             beyond += encode_columns<KIND == BY_ERRORS_CUT>(to, here, best.c, n);
             if (team_lane() != 0 || row >= rows) continue;
-            const int64_t cell = row * job.n_groups + (int64_t)blockIdx.x * a.tile_groups + g;
+            const int64_t cell = (int64_t)row * job.n_groups + (int64_t)blockIdx.x * a.tile_groups + g;
             job.scale[cell] = best.c.scale;
             if (job.zero) job.zero[cell] = (uint8_t)best.c.zero;
             if (job.parts) count_group(mine, r, best.c.scale, (double)best.error, (double)norm[0]);
@@ -388,7 +400,10 @@ int64_t flrq_quantize_parts(const flrq_quantize_job *job) {
 
 template <int KIND> static cudaError_t launch(const quantize_args &a, cudaStream_t stream) {
     const size_t bytes = (size_t)tile_words(a) * sizeof(float);
-    FLRQ_LAUNCH((quantize_tiles<KIND>), grid_of(a), a.warps * 32, bytes, stream, a);
+    if (KIND == BY_FITS && a.tile_groups == 1 && a.fours == USUAL_FOURS)
+        FLRQ_LAUNCH((quantize_tiles<KIND, KIND == BY_FITS>), grid_of(a), a.warps * 32, bytes, stream, a);
+    else
+        FLRQ_LAUNCH((quantize_tiles<KIND, false>), grid_of(a), a.warps * 32, bytes, stream, a);
     return cudaGetLastError();
 }
 

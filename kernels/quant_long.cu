@@ -10,9 +10,9 @@
 #include "quant_team.cuh"
 
 enum {
-    LONG_THREADS = 256,
+    LONG_THREADS = 192,
     GRID_MOST = 65535,
-    PANEL = 64,                 /* blocks of a group whose sums wait in shared memory */
+    PANEL = 72,                 /* blocks of a group whose sums wait in shared memory: three for each team */
     CHUNK = 128,                /* columns that a team stages at a time */
     CHUNK_LANE = CHUNK / 8 + 4, /* words of a lane's columns, padded against bank conflicts */
     CHUNK_FOURS = CHUNK / TEAM / 4,
@@ -204,8 +204,7 @@ struct long_group {
  *   cost            passes: range and norm, one for 8 trials, errors, codes
  *   numerics, order as above
  */
-template <int KIND>
-__global__ void __launch_bounds__(LONG_THREADS, KIND == BY_FITS ? 2 : 1) quantize_long(const quantize_args a) {
+template <int KIND> __global__ void __launch_bounds__(LONG_THREADS, 2) quantize_long(const quantize_args a) {
     FLRQ_DYN_SMEM(float, memory);
     __shared__ long_space space;
     const flrq_quantize_job &job = a.job;
