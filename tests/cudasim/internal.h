@@ -86,9 +86,8 @@ int require_device(const void *ptr, size_t bytes, const char *what);
 /* After work `what`: reports if bytes around the allocation that contains `address` have changed. */
 void check_fences(const void *address, const char *what);
 
-/* --- fibers.cpp: execution of one grid --- */
+/* --- blocks.cpp: execution of one grid --- */
 
-struct Grid;
 /* Runs every block; under executor() and a Window. */
 void run_grid(const Launch &launch);
 /* Position of the running thread for a message, or "". */
