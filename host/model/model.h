@@ -170,9 +170,16 @@ void flrq_block_free(flrq_block *block, flrq_backend *be);
 
 /** Reads one packed layer of a quantized checkpoint (linear->packed, scale, zero, lora_a, lora_b) into arrays of the
  * caller: codes (its arrays sized for the shape, its fields filled in), d_l [rows, rank], d_r [rank, cols]; *rank 0
- * without factors. Allocates its own staging. The load-back check of a run uses it layer by layer. */
+ * without factors. Allocates its own staging. */
 flrq_status flrq_linear_load_packed(const flrq_model *model, flrq_backend *be, const flrq_linear *linear,
                                     flrq_codes *codes, float *d_l, float *d_r, int64_t *rank);
+
+/** The same through a feed without a lane; d_words: backend memory. A slot and d_words hold flrq_packed_slot_bytes().
+ */
+flrq_status flrq_linear_load_packed_through(const flrq_model *model, flrq_feed *feed, void *d_words,
+                                            const flrq_linear *linear, flrq_codes *codes, float *d_l, float *d_r,
+                                            int64_t *rank);
+size_t flrq_packed_slot_bytes(const flrq_model *model);
 
 /** Embedding (loaded for embedding), or final norm and head (loaded for logits); never both unless tied. */
 typedef struct flrq_globals {

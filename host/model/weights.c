@@ -104,17 +104,19 @@ static void place_block(const flrq_model *model, int64_t index, flrq_block *bloc
         *vectors[v].d_vector = vectors[v].tensor ? carve_floats(c, flrq_tensor_count(vectors[v].tensor)) : NULL;
 }
 
-/** Host staging: 4 MiB, or what the smallest unit of a packed tensor needs (a row of codes; 32 rows of zero points,
- * packed and unpacked). */
-static size_t staging_size(const flrq_model *model) {
+/** The smallest part of a packed tensor that is loaded at once: a row of codes; 32 rows of zero points, packed and
+ * unpacked. */
+static size_t packed_unit(const flrq_linear *l) {
+    size_t row = (size_t)l->packed->shape[1] * sizeof(int32_t);
+    size_t zeros = l->zero ? 2 * 32 * (size_t)l->zero->shape[1] : 0;
+    return row > zeros ? row : zeros;
+}
+
+size_t flrq_packed_slot_bytes(const flrq_model *model) {
     size_t bytes = STAGING_BYTES;
     for (int64_t i = 0; i < model->n_linears; i++) {
         const flrq_linear *l = &model->linears[i];
-        if (!l->packed) continue;
-        size_t row = (size_t)l->packed->shape[1] * sizeof(int32_t);
-        size_t zeros = l->zero ? 2 * 32 * (size_t)l->zero->shape[1] : 0;
-        if (row > bytes) bytes = row;
-        if (zeros > bytes) bytes = zeros;
+        if (l->packed && packed_unit(l) > bytes) bytes = packed_unit(l);
     }
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
@@ -132,12 +134,12 @@ static size_t arena_size(const flrq_model *model, size_t staging_bytes) {
 
 size_t flrq_block_bytes(const flrq_model *model) {
     if (!model->family) return 0;
-    size_t staging = staging_size(model);
+    size_t staging = flrq_packed_slot_bytes(model);
     return staging + arena_size(model, staging);
 }
 
 size_t flrq_block_host_bytes(const flrq_model *model) {
-    return model->family ? staging_size(model) : 0;
+    return model->family ? flrq_packed_slot_bytes(model) : 0;
 }
 
 /* ---- transfer ---------------------------------------------------------------------------------------------------- */
@@ -216,23 +218,28 @@ static flrq_status load_packed(flrq_feed *feed, const flrq_model *model, const f
     return load_floats(feed, model->adapter, linear->lora_a, 1, d_r);
 }
 
-flrq_status flrq_linear_load_packed(const flrq_model *model, flrq_backend *be, const flrq_linear *linear,
-                                    flrq_codes *codes, float *d_l, float *d_r, int64_t *rank) {
+flrq_status flrq_linear_load_packed_through(const flrq_model *model, flrq_feed *feed, void *d_words,
+                                            const flrq_linear *linear, flrq_codes *codes, float *d_l, float *d_r,
+                                            int64_t *rank) {
     const flrq_scheme *scheme = &model->scheme;
-    size_t bytes = (size_t)linear->packed->shape[1] * sizeof(int32_t); /* at least one packed row */
-    if (bytes < STAGING_BYTES) bytes = STAGING_BYTES;
-    flrq_status status = FLRQ_OK;
-    void *d_words = NULL;
-    flrq_feed feed;
     codes->rows = linear->rows, codes->cols = linear->cols;
     codes->group = scheme->group > 0 && scheme->group < linear->cols ? scheme->group : linear->cols;
     codes->n_groups = (linear->cols + codes->group - 1) / codes->group;
     codes->bits = scheme->bits, codes->symmetric = scheme->symmetric;
     *rank = linear->lora_a ? linear->lora_a->shape[0] : 0;
+    FLRQ_TRY(load_packed(feed, model, linear, codes, d_l, d_r, d_words));
+    return flrq_feed_wait(feed);
+}
+
+flrq_status flrq_linear_load_packed(const flrq_model *model, flrq_backend *be, const flrq_linear *linear,
+                                    flrq_codes *codes, float *d_l, float *d_r, int64_t *rank) {
+    size_t bytes = packed_unit(linear) > STAGING_BYTES ? packed_unit(linear) : STAGING_BYTES;
+    flrq_status status = FLRQ_OK;
+    void *d_words = NULL;
+    flrq_feed feed;
     FLRQ_TRY(flrq_feed_new(&feed, be, bytes, 1, 0));
     FLRQ_GOTO(be->alloc(be, &d_words, bytes, "packed words"));
-    FLRQ_GOTO(load_packed(&feed, model, linear, codes, d_l, d_r, d_words));
-    status = flrq_feed_wait(&feed);
+    status = flrq_linear_load_packed_through(model, &feed, d_words, linear, codes, d_l, d_r, rank);
 out:
     be->release(be, d_words);
     flrq_feed_free(&feed);
@@ -250,7 +257,7 @@ flrq_status flrq_block_new(flrq_block **out, const flrq_model *model, flrq_backe
     flrq_block *block = calloc(1, sizeof *block);
     if (!block) return flrq_fail_memory(sizeof *block, "a block");
     block->index = -1;
-    block->staging_bytes = staging_size(model);
+    block->staging_bytes = flrq_packed_slot_bytes(model);
     block->memory_bytes = arena_size(model, block->staging_bytes);
     status = flrq_feed_new(&block->feed, be, block->staging_bytes, 1, 0);
     if (status != FLRQ_OK) goto fail;

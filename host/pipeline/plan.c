@@ -266,8 +266,8 @@ static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *mod
                    flrq_codes_bytes(&plan->fit.scheme, plan->extent.rows, plan->extent.count / plan->extent.rows) +
                    (cap + 1) * (size_t)(plan->extent.rows + plan->extent.cols) * sizeof(float) + CHECK_BYTES;
     add(plan, "load-back check",
-        min_size(s->source_weight, CHECK_BYTES) + min_size(s->other_copy, CHECK_BYTES) +
-            2 * min_size(s->one_codes, CHECK_BYTES),
+        min_size(s->source_weight, plan->overlap ? FLRQ_FEED_SLOTS * plan->feed_bytes : CHECK_BYTES) +
+            min_size(s->other_copy, CHECK_BYTES) + 2 * min_size(s->one_codes, CHECK_BYTES),
         plan->separate ? taken : s->source_weight + s->one_codes + s->one_factors, FLRQ_PLAN_VERIFY);
     plan->host_bytes = plan->device_bytes = 0;
     for (unsigned phase = 1; phase & ALL_PHASES; phase <<= 1) {

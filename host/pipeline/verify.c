@@ -58,6 +58,9 @@ static flrq_status link_all(const char *check, const flrq_model *source) {
 }
 
 typedef struct check_buffers {
+    flrq_feed source; /* the source's weights, beside the ops with overlap */
+    flrq_feed packed; /* what was written, in the order of the ops that unpack it */
+    void *d_words;
     flrq_codes codes;
     float *d_l, *d_r;
     void *d_weight;
@@ -82,12 +85,20 @@ static flrq_status compare_copy(const flrq_model *source, const flrq_other *othe
     return FLRQ_OK;
 }
 
-static flrq_status upload_source(const flrq_model *source, const flrq_tensor *t, flrq_backend *be, int zero_nonfinite,
+static flrq_status upload_source(const flrq_model *source, const flrq_tensor *t, check_buffers *buffers) {
+    flrq_feed *feed = &buffers->source;
+    if (feed->lane) FLRQ_TRY(feed->be->lane_after_ops(feed->lane));
+    FLRQ_TRY(flrq_feed_tensor(feed, source->checkpoint, t, buffers->d_weight));
+    return flrq_feed_wait(feed);
+}
+
+/* The same with zeros in place of what is not finite. */
+static flrq_status upload_finite(const flrq_model *source, const flrq_tensor *t, flrq_backend *be,
                                  check_buffers *buffers) {
     for (uint64_t first = 0; first < t->bytes; first += COMPARE_BYTES) {
         uint64_t bytes = t->bytes - first < COMPARE_BYTES ? t->bytes - first : COMPARE_BYTES;
         FLRQ_TRY(flrq_checkpoint_read(source->checkpoint, t, buffers->a, first, bytes));
-        int64_t count = zero_nonfinite ? (int64_t)(bytes * 8) / flrq_dtype_bits(t->dtype) : 0;
+        int64_t count = (int64_t)(bytes * 8) / flrq_dtype_bits(t->dtype);
         for (int64_t i = 0; i < count; i++)
             if (!isfinite(flrq_load(buffers->a, t->dtype, i))) flrq_store(buffers->a, t->dtype, i, 0);
         FLRQ_TRY(be->upload(be, (char *)buffers->d_weight + first, buffers->a, bytes));
@@ -95,30 +106,40 @@ static flrq_status upload_source(const flrq_model *source, const flrq_tensor *t,
     return FLRQ_OK;
 }
 
-/* ||W - What|| / ||W|| from disk against the value of the fit, which saw zeros in place of what is not finite
- * (--nonfinite zero). */
-static flrq_status compare_layer(const flrq_model *source, const flrq_linear *from, const flrq_model *out,
-                                 const flrq_linear *to, flrq_backend *be, const json_t *record,
-                                 check_buffers *buffers) {
-    double wanted = json_number_value(json_object_get(record, "weight_error")), error, norm;
-    int64_t rank, bad, first_bad;
+/* ||W - What|| / ||W|| of one layer from disk. A fit saw zeros in place of what is not finite (--nonfinite zero). */
+static flrq_status layer_error(const flrq_model *source, const flrq_linear *from, const flrq_model *out,
+                               const flrq_linear *to, flrq_backend *be, check_buffers *buffers, int64_t *rank,
+                               double *error) {
+    double norm;
+    int64_t bad, first_bad;
     const flrq_tensor *t = from->weight;
-    FLRQ_TRY(flrq_linear_load_packed(out, be, to, &buffers->codes, buffers->d_l, buffers->d_r, &rank));
-    if (rank != json_integer_value(json_object_get(record, "rank")))
-        return flrq_fail(FLRQ_ERR_FORMAT, "%s: %s has rank %lld on disk", out->dir, from->module, (long long)rank);
-    FLRQ_TRY(upload_source(source, t, be, 0, buffers));
+    FLRQ_TRY(flrq_linear_load_packed_through(out, &buffers->packed, buffers->d_words, to, &buffers->codes, buffers->d_l,
+                                             buffers->d_r, rank));
+    FLRQ_TRY(upload_source(source, t, buffers));
     flrq_operand w = {.rows = from->rows,
                       .cols = from->cols,
                       .d_dense = buffers->d_weight,
                       .ld_dense = from->cols,
                       .dense_dtype = t->dtype};
     FLRQ_TRY(be->count_nonfinite(be, &bad, &first_bad, &w));
-    if (bad) FLRQ_TRY(upload_source(source, t, be, 1, buffers));
+    if (bad) FLRQ_TRY(upload_finite(source, t, be, buffers));
     FLRQ_TRY(be->sum_squares(be, &norm, &w));
     w.codes = &buffers->codes, w.codes_sign = -1;
-    w.d_l = buffers->d_l, w.d_r = buffers->d_r, w.rank = rank, w.lr_sign = -1;
-    FLRQ_TRY(be->sum_squares(be, &error, &w));
-    error = norm > 0 ? sqrt(error / norm) : 0;
+    w.d_l = buffers->d_l, w.d_r = buffers->d_r, w.rank = *rank, w.lr_sign = -1;
+    FLRQ_TRY(be->sum_squares(be, error, &w));
+    *error = norm > 0 ? sqrt(*error / norm) : 0;
+    return FLRQ_OK;
+}
+
+static flrq_status compare_layer(const flrq_model *source, const flrq_linear *from, const flrq_model *out,
+                                 const flrq_linear *to, flrq_backend *be, const json_t *record,
+                                 check_buffers *buffers) {
+    double wanted = json_number_value(json_object_get(record, "weight_error")), error;
+    int64_t rank;
+    flrq_status status = layer_error(source, from, out, to, be, buffers, &rank, &error);
+    if (status != FLRQ_OK) return flrq_trace(status, "tensor %s.weight", from->module);
+    if (rank != json_integer_value(json_object_get(record, "rank")))
+        return flrq_fail(FLRQ_ERR_FORMAT, "%s: %s has rank %lld on disk", out->dir, from->module, (long long)rank);
     /* The same op on the same numbers: equal but for the decimal rounding of the journal. */
     if (!(fabs(error - wanted) <= 1e-9 + 1e-9 * wanted))
         return flrq_fail(FLRQ_ERR_FORMAT, "%s: %s read back has relative error %.9g, the fit had %.9g", out->dir,
@@ -145,6 +166,10 @@ flrq_status flrq_verify(const char *check, const flrq_model *source, const flrq_
     if (out->n_linears != source->n_linears || !out->quantized)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: %lld quantized layers read back, %lld expected", check,
                             (long long)out->n_linears, (long long)source->n_linears));
+    size_t slot = flrq_packed_slot_bytes(out);
+    FLRQ_GOTO(flrq_feed_new(&buffers.packed, be, slot, 1, 0));
+    FLRQ_GOTO(be->alloc(be, &buffers.d_words, slot, "the load-back check"));
+    FLRQ_GOTO(flrq_feed_new(&buffers.source, be, plan->feed_bytes, plan->overlap ? FLRQ_FEED_SLOTS : 1, plan->overlap));
     for (int64_t i = 0; i < source->n_others; i++)
         if (source->others[i].fate == FLRQ_FATE_COPY)
             FLRQ_GOTO(compare_copy(source, &source->others[i], out, &buffers));
@@ -162,6 +187,9 @@ flrq_status flrq_verify(const char *check, const flrq_model *source, const flrq_
 out:
     if (status != FLRQ_OK && status != FLRQ_STOPPED) status = flrq_trace(status, "load-back check");
     flrq_model_close(out);
+    flrq_feed_free(&buffers.source);
+    flrq_feed_free(&buffers.packed);
+    be->release(be, buffers.d_words);
     be->release(be, buffers.d_weight);
     be->release(be, buffers.d_r);
     be->release(be, buffers.d_l);
