@@ -312,29 +312,39 @@ static flrq_status search_rank(fit *f, int64_t terms) {
     return FLRQ_OK;
 }
 
-/* Sketches T = (W - Wq) diag(s), or W diag(s) when codes is NULL; leaves rank, L, R and the amax curve in the space. */
+/* The rank that a rule chooses from the curves of the present sketch, or that measured errors choose. */
+static flrq_status choose_rank(fit *f, const flrq_operand *target) {
+    const flrq_fit_options *o = f->options;
+    flrq_sketch *sketch = f->space->sketch;
+    double norm2;
+    FLRQ_TRY(f->be->amax_curve(f->be, f->space->amax, target, sketch->d_u, sketch->d_v, sketch->width));
+    FLRQ_TRY(f->comm->max_host(f->comm, f->space->amax, sketch->width + 1));
+    f->curve_terms = sketch->terms;
+    if (o->rank.rule == FLRQ_RANK_ERROR) {
+        f->searched = 1;
+        return search_rank(f, sketch->terms);
+    }
+    FLRQ_TRY(f->be->sum_squares(f->be, &norm2, target));
+    FLRQ_TRY(f->comm->sum_host(f->comm, &norm2, 1));
+    f->rank =
+        flrq_rank_choose(&o->rank, target->rows, target->cols, f->space->amax, sketch->sigma, norm2, sketch->terms);
+    return FLRQ_OK;
+}
+
+/* Sketches T = (W - Wq) diag(s), or W diag(s) when codes is NULL; leaves rank, L and R in the space. A rank that was
+ * found by measured errors stays: later rounds change the error by a few percent at most, and need no more terms. */
 static flrq_status fit_low_rank(fit *f, const flrq_codes *codes) {
     flrq_operand target = error_operand(f->w, codes, NULL, NULL, 0);
     target.d_col_scale = f->d_scale;
-    const flrq_fit_options *o = f->options;
     flrq_sketch *sketch = f->space->sketch;
-    const flrq_rank_policy *greedy = o->rank.rule == FLRQ_RANK_R1FLR ? &o->rank : NULL;
-    double norm2;
-    FLRQ_TRY(flrq_sketch_run(sketch, f->be, f->comm, &f->sketch, &target, f->cap, f->warm, greedy));
+    const flrq_rank_policy *greedy = f->options->rank.rule == FLRQ_RANK_R1FLR ? &f->options->rank : NULL;
+    int64_t terms = f->searched ? f->rank : f->cap;
+    FLRQ_TRY(flrq_sketch_run(sketch, f->be, f->comm, &f->sketch, &target, terms, f->warm, greedy));
     f->warm = 1;
     FLRQ_TRY(measure_columns(f));
-    FLRQ_TRY(f->be->amax_curve(f->be, f->space->amax, &target, sketch->d_u, sketch->d_v, sketch->width));
-    FLRQ_TRY(f->comm->max_host(f->comm, f->space->amax, sketch->width + 1));
-    FLRQ_TRY(f->be->sum_squares(f->be, &norm2, &target));
-    FLRQ_TRY(f->comm->sum_host(f->comm, &norm2, 1));
-    f->curve_terms = sketch->terms;
-    if (o->rank.rule != FLRQ_RANK_ERROR)
-        f->rank =
-            flrq_rank_choose(&o->rank, target.rows, target.cols, f->space->amax, sketch->sigma, norm2, sketch->terms);
-    else if (!f->searched) {
-        FLRQ_TRY(search_rank(f, sketch->terms));
-        f->searched = 1; /* later rounds keep the rank: they change the error by a few percent at most */
-    } else if (f->rank > sketch->terms)
+    if (!f->searched)
+        FLRQ_TRY(choose_rank(f, &target));
+    else if (f->rank > sketch->terms)
         f->rank = sketch->terms;
     return make_factors(f, f->rank);
 }
@@ -452,6 +462,7 @@ flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, c
 
     int epochs = options->method == FLRQ_METHOD_FLRQ && f.cap > 0 ? options->epochs : 0, stale = 0;
     double reference = result->error;
+    if (f.searched && f.rank == 0) epochs = 0; /* without a low-rank part a round repeats the one before */
     for (int epoch = 1; epoch <= epochs && stale < FLRQ_BLC_PATIENCE; epoch++) {
         FLRQ_TRY(fit_low_rank(&f, &space->codes));
         memset(&clip, 0, sizeof clip);

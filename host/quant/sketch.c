@@ -108,6 +108,15 @@ static flrq_status rotate(flrq_sketch *s, flrq_backend *be, int64_t m, int64_t n
     return be->gemm(be, s->d_v, s->d_z, s->d_rotate, n, b, b, 1, 0);
 }
 
+/* d_z [n, b] := the first b of the columns of the last d_v. Products with a selection of columns are exact. */
+static flrq_status start_from_last(flrq_sketch *s, flrq_backend *be, int64_t n, int64_t b) {
+    int64_t width = s->width;
+    if (width == b) return be->copy(be, s->d_z, s->d_v, (size_t)(n * b) * sizeof(float));
+    for (int64_t i = 0; i < width * b; i++) s->host_rotate[i] = i / b == i % b;
+    FLRQ_TRY(be->upload(be, s->d_rotate, s->host_rotate, (size_t)(width * b) * sizeof(float)));
+    return be->gemm(be, s->d_z, s->d_v, s->d_rotate, n, b, width, 1, 0);
+}
+
 /* Leaves the backend at whatever precision it stopped in; the caller puts it back.
  * Y = T Omega, then rounds of { orthonormalise, Z = T^T Q, orthonormalise, Y = T Z }, last Z = T^T Q (Halko,
  * Martinsson, Tropp 2011, Algorithm 4.4). */
@@ -116,8 +125,8 @@ static flrq_status run_block(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, 
     int64_t m = t->rows, n = t->cols, b = width_of(options, m, n, terms);
     int rounds = options->power_iterations;
     flrq_set_precision(be, options->precision);     /* the iterations only have to span the subspace */
-    if (warm && s->width == b && s->sigma[0] > 0) { /* a zero target left nothing to start from */
-        FLRQ_TRY(be->copy(be, s->d_z, s->d_v, (size_t)(n * b) * sizeof(float)));
+    if (warm && s->width >= b && s->sigma[0] > 0) { /* a zero target left nothing to start from */
+        FLRQ_TRY(start_from_last(s, be, n, b));
         FLRQ_TRY(orthonormalize(s, be, comm, s->d_z, n, b, 0, 1));
         if (rounds > 1) rounds--;
     } else
