@@ -30,8 +30,9 @@ typedef struct flrq_backend flrq_backend;
  *  block i-1 leaves while i computes). */
 typedef struct flrq_lane flrq_lane;
 
-/** How exact matrix products are. FULL: fp32 inputs and sums. FAST: whatever the device is fastest at with fp32 sums
- *  (bf16 in linear() and attention(), TF32 or bf16 in mul() and mul_t()). The CPU backend is always FULL. */
+/** How exact matrix products are. FULL: fp32 inputs and sums. FAST: inputs rounded to what the device multiplies
+ *  fastest, sums in fp32: bf16 in linear(), attention() and products with an operand that is stored so, TF32 in all
+ *  others. The CPU backend is always FULL. */
 typedef enum flrq_precision { FLRQ_PRECISION_FULL = 0, FLRQ_PRECISION_FAST = 1 } flrq_precision;
 
 /** Which exact SVD a backend should run; those it lacks are FLRQ_ERR_UNSUPPORTED. */
