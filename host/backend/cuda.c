@@ -280,7 +280,8 @@ static flrq_status find_device(int device) {
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device cuda: %s (driver for CUDA %d.%d)", cudaGetErrorString(error),
                          driver / 1000, driver % 1000 / 10);
     if (device >= count)
-        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device cuda:%d: there %s %d", device, count == 1 ? "is" : "are", count);
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device " CUDA_BACKEND_NAME ":%d: there %s %d, numbered from 0", device,
+                         count == 1 ? "is" : "are", count);
     return FLRQ_OK;
 }
 
