@@ -1,8 +1,8 @@
 /* cuda_quant.c - quantization ops of the CUDA backend: clip_quantize, pack, unpack.
  *
  * A group of at most FLRQ_QUANTIZE_SHORT columns is quantized from whatever the operand is made of. A longer one is
- * read several times, so an operand with codes or factors is evaluated first, a panel of rows at a time: panels stay in
- * the L2 cache of a large GPU. Asynchronous but where statistics are asked for.
+ * read several times, so an operand with codes or factors is evaluated first, a panel of rows at a time. Either way the
+ * bytes are those of the evaluated matrix. Asynchronous but where statistics are asked for.
  */
 #include "backend/cuda.h"
 #include "kernels/matrix_kernels.h"
@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-enum { PANEL_BYTES = 16 << 20 };
+enum { PANEL_BYTES = 64 << 20 };
 
 /* Quantizes rows row0 .. of a job whose arrays stand at row 0. */
 static flrq_status quantize_rows(flrq_backend *be, const flrq_quantize_job *all, const flrq_view *a, int64_t row0) {
