@@ -9,7 +9,7 @@
  * multiply-adds. The amax curve takes 2 instructions per element and rank (fma, max of |.|): at 33.5e12 fp32
  * instructions a second 16.8 M elements at b = 40 are 40 us, against 11 us for their bytes.
  */
-#include "device.cuh"
+#include "load4.cuh"
 #include "matrix_kernels.h"
 
 enum {
@@ -37,43 +37,6 @@ __device__ static int patch_y() {
 
 /* ---- evaluation ------------------------------------------------------------------------------------------------- */
 
-/* Four neighbouring elements of row i, the address of the first a multiple of four elements. */
-__device__ static void load_dense4(float out[4], const flrq_view &v, int64_t at) {
-    if (v.dtype == FLRQ_F32) {
-        float4 x = *reinterpret_cast<const float4 *>(static_cast<const float *>(v.dense) + at);
-        out[0] = x.x, out[1] = x.y, out[2] = x.z, out[3] = x.w;
-        return;
-    }
-    uint2 bits = *reinterpret_cast<const uint2 *>(static_cast<const uint16_t *>(v.dense) + at);
-    uint32_t words[2] = {bits.x, bits.y};
-    FLRQ_UNROLL
-    for (int k = 0; k < 4; k++) {
-        uint32_t half = words[k / 2] >> 16 * (k % 2) & 0xffffu;
-        out[k] = v.dtype == FLRQ_BF16 ? __uint_as_float(half << 16) : __half2float(__ushort_as_half((uint16_t)half));
-    }
-}
-
-/* Four elements of row i from column j without low-rank part and column scale; `wide` is the launcher's promise that
- * vector loads are aligned and four columns are there. */
-__device__ static void load_base4(float out[4], const flrq_view &v, int64_t i, int64_t j, bool wide) {
-    if (!wide) {
-        FLRQ_UNROLL
-        for (int k = 0; k < 4; k++) out[k] = j + k < v.cols ? flrq_view_base(v, i, j + k) : 0.0f;
-        return;
-    }
-    if (v.dense)
-        load_dense4(out, v, i * v.ld + j);
-    else
-        out[0] = out[1] = out[2] = out[3] = 0.0f;
-    if (v.code) {
-        int64_t cell = i * v.n_groups + j / v.group;
-        float scale = v.codes_sign * v.scale[cell], zero = v.zero ? (float)v.zero[cell] : v.middle;
-        uint32_t codes = *reinterpret_cast<const uint32_t *>(v.code + i * v.cols + j);
-        FLRQ_UNROLL
-        for (int k = 0; k < 4; k++) out[k] = fmaf(scale, (float)(codes >> 8 * k & 0xffu) - zero, out[k]);
-    }
-}
-
 /* Stages ranks [k0, k0 + RANKS) of x [count, ranks] (row = 1) or [ranks, count] (row = 0) for elements first .. first +
  * TILE - 1; absent ones are 0. */
 __device__ static void stage_factor(float tile[RANKS][PADDED], const float *x, int64_t first, int64_t count, int64_t k0,
@@ -93,7 +56,7 @@ __device__ static void load_patch(float patch[4][4], const flrq_view &v, int64_t
     for (int i = 0; i < 4; i++) {
         int64_t row = row0 + patch_y() + i;
         if (row < v.rows && col < v.cols)
-            load_base4(patch[i], v, row, col, wide);
+            flrq_load_base4(patch[i], v, row, col, v.cols, wide);
         else
             for (int j = 0; j < 4; j++) patch[i][j] = 0.0f;
     }
@@ -170,17 +133,10 @@ static bool aligned(const void *pointer, size_t bytes) {
     return (uintptr_t)pointer % bytes == 0;
 }
 
-/* True when load_base4() may use vector loads everywhere in `v`. */
-static bool is_wide(const flrq_view *v) {
-    if (v->cols % 4 != 0) return false;
-    if (v->dense && (v->ld % 4 != 0 || !aligned(v->dense, v->dtype == FLRQ_F32 ? 16 : 8))) return false;
-    return !v->code || (v->group % 4 == 0 && aligned(v->code, 4));
-}
-
 template <class Out> static cudaError_t materialize(Out *out, const flrq_view *a, cudaStream_t stream) {
     int64_t col_tiles = ceil_div(a->cols, TILE), blocks = col_tiles * ceil_div(a->rows, TILE);
     bool wide_out = a->cols % 4 == 0 && aligned(out, 4 * sizeof(Out));
-    FLRQ_LAUNCH((materialize_kernel<Out>), (unsigned)blocks, THREADS, 0, stream, out, *a, col_tiles, is_wide(a),
+    FLRQ_LAUNCH((materialize_kernel<Out>), (unsigned)blocks, THREADS, 0, stream, out, *a, col_tiles, flrq_view_wide(a),
                 wide_out);
     return cudaGetLastError();
 }
@@ -244,7 +200,7 @@ __global__ void __launch_bounds__(THREADS) mul_vector_kernel(float *y, flrq_view
     float sum = 0;
     for (int64_t col = 4 * lane; col < v.cols; col += 128) {
         float a[4];
-        load_base4(a, v, row, col, wide);
+        flrq_load_base4(a, v, row, col, v.cols, wide);
         FLRQ_UNROLL
         for (int k = 0; k < 4; k++)
             if (col + k < v.cols) sum = fmaf(v.col_scale ? a[k] * v.col_scale[col + k] : a[k], x[col + k], sum);
@@ -254,7 +210,8 @@ __global__ void __launch_bounds__(THREADS) mul_vector_kernel(float *y, flrq_view
 }
 
 cudaError_t flrq_launch_mul_vector(float *y, const flrq_view *a, const float *x, cudaStream_t stream) {
-    FLRQ_LAUNCH(mul_vector_kernel, (unsigned)ceil_div(a->rows, THREADS / 32), THREADS, 0, stream, y, *a, x, is_wide(a));
+    FLRQ_LAUNCH(mul_vector_kernel, (unsigned)ceil_div(a->rows, THREADS / 32), THREADS, 0, stream, y, *a, x,
+                flrq_view_wide(a));
     return cudaGetLastError();
 }
 
@@ -267,7 +224,7 @@ __global__ void __launch_bounds__(THREADS)
     float sum[4] = {};
     for (int64_t row = first + threadIdx.x / 16; row < end && col < v.cols; row += 16) {
         float a[4];
-        load_base4(a, v, row, col, wide);
+        flrq_load_base4(a, v, row, col, v.cols, wide);
         FLRQ_UNROLL
         for (int k = 0; k < 4; k++) sum[k] = fmaf(a[k], q[row], sum[k]);
     }
@@ -283,7 +240,7 @@ __global__ void __launch_bounds__(THREADS)
 
 cudaError_t flrq_launch_mul_t_vector(float *parts, const flrq_view *a, const float *q, cudaStream_t stream) {
     int64_t col_tiles = ceil_div(a->cols, TILE), blocks = ceil_div(a->rows, CHUNK) * col_tiles;
-    FLRQ_LAUNCH(mul_t_vector_kernel, (unsigned)blocks, THREADS, 0, stream, parts, *a, q, col_tiles, is_wide(a));
+    FLRQ_LAUNCH(mul_t_vector_kernel, (unsigned)blocks, THREADS, 0, stream, parts, *a, q, col_tiles, flrq_view_wide(a));
     return cudaGetLastError();
 }
 
@@ -324,7 +281,7 @@ int64_t flrq_sum_squares_parts(int64_t cols) {
 cudaError_t flrq_launch_sum_squares(double *sums, double *parts, const flrq_view *a, cudaStream_t stream) {
     int64_t col_tiles = flrq_sum_squares_parts(a->cols), chunks = ceil_div(a->rows, CHUNK);
     FLRQ_LAUNCH(sum_squares_kernel, (unsigned)(chunks * col_tiles), THREADS, 0, stream, parts, *a, col_tiles,
-                is_wide(a));
+                flrq_view_wide(a));
     cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess) return error;
     FLRQ_LAUNCH(add_parts_kernel, (unsigned)chunks, 32, 0, stream, sums, parts, col_tiles);
@@ -371,7 +328,7 @@ cudaError_t flrq_launch_amax_curve(uint32_t *bits, const flrq_view *a, const flo
                                    cudaStream_t stream) {
     int64_t col_tiles = ceil_div(a->cols, TILE), blocks = col_tiles * ceil_div(a->rows, TILE);
     FLRQ_LAUNCH(amax_curve_kernel, (unsigned)blocks, THREADS, (size_t)(b + 1) * sizeof(unsigned), stream, bits, *a, u,
-                v, b, col_tiles, is_wide(a));
+                v, b, col_tiles, flrq_view_wide(a));
     return cudaGetLastError();
 }
 
@@ -395,7 +352,7 @@ __global__ void __launch_bounds__(THREADS)
 
 cudaError_t flrq_launch_count_nonfinite(unsigned long long *result, const flrq_view *a, cudaStream_t stream) {
     int64_t col_tiles = ceil_div(a->cols, TILE), blocks = col_tiles * ceil_div(a->rows, TILE);
-    FLRQ_LAUNCH(count_nonfinite_kernel, (unsigned)blocks, THREADS, 0, stream, result, *a, col_tiles, is_wide(a));
+    FLRQ_LAUNCH(count_nonfinite_kernel, (unsigned)blocks, THREADS, 0, stream, result, *a, col_tiles, flrq_view_wide(a));
     return cudaGetLastError();
 }
 

@@ -365,11 +365,7 @@ static void gather_task(void *arg, int64_t index, int thread) {
 
 static flrq_status cpu_gather_rows(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,
                                    int64_t tokens, int accumulate) {
-    FLRQ_TRY(op_check_operand("gather_rows", table));
-    FLRQ_TRY(op_check_sizes("gather_rows", "tokens x cols", tokens, table->cols));
-    if (table->rank > 0)
-        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "gather_rows: a table of rank %lld; gather rows of l and multiply by r",
-                         (long long)table->rank);
+    FLRQ_TRY(op_check_gather(table, tokens));
     if (accumulate) FLRQ_TRY(cpu_scratch(be, (size_t)table->cols * sizeof(float)));
     gather_job job = {cpu_of(be), d_y, table, ids, accumulate};
     flrq_parallel_for(job.state->threads, tokens, gather_task, &job);

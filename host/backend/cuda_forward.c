@@ -112,11 +112,7 @@ static flrq_status cuda_add(flrq_backend *be, float *d_y, const float *d_x, int6
 
 static flrq_status cuda_gather_rows(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,
                                     int64_t tokens, int accumulate) {
-    FLRQ_TRY(op_check_operand("gather_rows", table));
-    FLRQ_TRY(op_check_sizes("gather_rows", "tokens x cols", tokens, table->cols));
-    if (table->rank > 0)
-        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "gather_rows: a table of rank %lld; gather rows of l and multiply by r",
-                         (long long)table->rank);
+    FLRQ_TRY(op_check_gather(table, tokens));
     if (tokens == 0 || table->cols == 0) return FLRQ_OK;
     void *d_ids;
     FLRQ_TRY(cuda_scratch(be, CUDA_SLOT_RESULT, (size_t)tokens * sizeof *ids, &d_ids));

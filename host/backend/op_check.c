@@ -71,6 +71,15 @@ flrq_status op_check_sizes(const char *op, const char *names, int64_t a, int64_t
                      (long long)b, INT32_MAX);
 }
 
+flrq_status op_check_gather(const flrq_operand *table, int64_t tokens) {
+    FLRQ_TRY(op_check_operand("gather_rows", table));
+    FLRQ_TRY(op_check_sizes("gather_rows", "tokens x cols", tokens, table->cols));
+    if (table->rank > 0)
+        return flrq_fail(FLRQ_ERR_UNSUPPORTED, "gather_rows: a table of rank %lld; gather rows of l and multiply by r",
+                         (long long)table->rank);
+    return FLRQ_OK;
+}
+
 flrq_status op_check_rope(int64_t tokens, int64_t heads, int64_t head_dim) {
     FLRQ_TRY(op_check_sizes("rope", "tokens x heads", tokens, heads));
     FLRQ_TRY(op_check_sizes("rope", "heads x head_dim", heads, head_dim));

@@ -34,6 +34,9 @@ flrq_status op_check_diagonal(const char *op, int64_t i, double value);
 /** a and b in [0, INT32_MAX]: their product fits int64, either is a leading dimension for BLAS. FLRQ_ERR_SHAPE. */
 flrq_status op_check_sizes(const char *op, const char *names, int64_t a, int64_t b);
 
+/** The table of gather_rows(): an operand without a low-rank part. */
+flrq_status op_check_gather(const flrq_operand *table, int64_t tokens);
+
 /** Sizes as above, head_dim even. */
 flrq_status op_check_rope(int64_t tokens, int64_t heads, int64_t head_dim);
 
