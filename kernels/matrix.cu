@@ -123,19 +123,9 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* ---- launch helpers --------------------------------------------------------------------------------------------- */
-
-static int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
-static bool aligned(const void *pointer, size_t bytes) {
-    return (uintptr_t)pointer % bytes == 0;
-}
-
 template <class Out> static cudaError_t materialize(Out *out, const flrq_view *a, cudaStream_t stream) {
-    int64_t col_tiles = ceil_div(a->cols, TILE), blocks = col_tiles * ceil_div(a->rows, TILE);
-    bool wide_out = a->cols % 4 == 0 && aligned(out, 4 * sizeof(Out));
+    int64_t col_tiles = flrq_ceil_div(a->cols, TILE), blocks = col_tiles * flrq_ceil_div(a->rows, TILE);
+    bool wide_out = a->cols % 4 == 0 && flrq_aligned(out, 4 * sizeof(Out));
     FLRQ_LAUNCH((materialize_kernel<Out>), (unsigned)blocks, THREADS, 0, stream, out, *a, col_tiles, flrq_view_wide(a),
                 wide_out);
     return cudaGetLastError();
@@ -174,9 +164,9 @@ template <class Out>
 static cudaError_t scale_rows(Out *out, const float *x, const float *scale, int64_t rows, int64_t cols,
                               cudaStream_t stream) {
     int64_t count = rows * cols;
-    bool wide = aligned(x, 16) && aligned(out, 4 * sizeof(Out));
-    FLRQ_LAUNCH((scale_rows_kernel<Out>), (unsigned)ceil_div(count, 4 * THREADS), THREADS, 0, stream, out, x, scale,
-                cols, count, wide);
+    bool wide = flrq_aligned(x, 16) && flrq_aligned(out, 4 * sizeof(Out));
+    FLRQ_LAUNCH((scale_rows_kernel<Out>), (unsigned)flrq_ceil_div(count, 4 * THREADS), THREADS, 0, stream, out, x,
+                scale, cols, count, wide);
     return cudaGetLastError();
 }
 
@@ -210,7 +200,7 @@ __global__ void __launch_bounds__(THREADS) mul_vector_kernel(float *y, flrq_view
 }
 
 cudaError_t flrq_launch_mul_vector(float *y, const flrq_view *a, const float *x, cudaStream_t stream) {
-    FLRQ_LAUNCH(mul_vector_kernel, (unsigned)ceil_div(a->rows, THREADS / 32), THREADS, 0, stream, y, *a, x,
+    FLRQ_LAUNCH(mul_vector_kernel, (unsigned)flrq_ceil_div(a->rows, THREADS / 32), THREADS, 0, stream, y, *a, x,
                 flrq_view_wide(a));
     return cudaGetLastError();
 }
@@ -239,7 +229,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 cudaError_t flrq_launch_mul_t_vector(float *parts, const flrq_view *a, const float *q, cudaStream_t stream) {
-    int64_t col_tiles = ceil_div(a->cols, TILE), blocks = ceil_div(a->rows, CHUNK) * col_tiles;
+    int64_t col_tiles = flrq_ceil_div(a->cols, TILE), blocks = flrq_ceil_div(a->rows, CHUNK) * col_tiles;
     FLRQ_LAUNCH(mul_t_vector_kernel, (unsigned)blocks, THREADS, 0, stream, parts, *a, q, col_tiles, flrq_view_wide(a));
     return cudaGetLastError();
 }
@@ -275,11 +265,11 @@ __global__ void __launch_bounds__(32) add_parts_kernel(double *sums, const doubl
 }
 
 int64_t flrq_sum_squares_parts(int64_t cols) {
-    return ceil_div(cols, TILE);
+    return flrq_ceil_div(cols, TILE);
 }
 
 cudaError_t flrq_launch_sum_squares(double *sums, double *parts, const flrq_view *a, cudaStream_t stream) {
-    int64_t col_tiles = flrq_sum_squares_parts(a->cols), chunks = ceil_div(a->rows, CHUNK);
+    int64_t col_tiles = flrq_sum_squares_parts(a->cols), chunks = flrq_ceil_div(a->rows, CHUNK);
     FLRQ_LAUNCH(sum_squares_kernel, (unsigned)(chunks * col_tiles), THREADS, 0, stream, parts, *a, col_tiles,
                 flrq_view_wide(a));
     cudaError_t error = cudaGetLastError();
@@ -326,7 +316,7 @@ __global__ void __launch_bounds__(THREADS) amax_curve_kernel(unsigned *bits, flr
 
 cudaError_t flrq_launch_amax_curve(uint32_t *bits, const flrq_view *a, const float *u, const float *v, int64_t b,
                                    cudaStream_t stream) {
-    int64_t col_tiles = ceil_div(a->cols, TILE), blocks = col_tiles * ceil_div(a->rows, TILE);
+    int64_t col_tiles = flrq_ceil_div(a->cols, TILE), blocks = col_tiles * flrq_ceil_div(a->rows, TILE);
     FLRQ_LAUNCH(amax_curve_kernel, (unsigned)blocks, THREADS, (size_t)(b + 1) * sizeof(unsigned), stream, bits, *a, u,
                 v, b, col_tiles, flrq_view_wide(a));
     return cudaGetLastError();
@@ -351,7 +341,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 cudaError_t flrq_launch_count_nonfinite(unsigned long long *result, const flrq_view *a, cudaStream_t stream) {
-    int64_t col_tiles = ceil_div(a->cols, TILE), blocks = col_tiles * ceil_div(a->rows, TILE);
+    int64_t col_tiles = flrq_ceil_div(a->cols, TILE), blocks = col_tiles * flrq_ceil_div(a->rows, TILE);
     FLRQ_LAUNCH(count_nonfinite_kernel, (unsigned)blocks, THREADS, 0, stream, result, *a, col_tiles, flrq_view_wide(a));
     return cudaGetLastError();
 }
@@ -389,15 +379,15 @@ __global__ void __launch_bounds__(THREADS) tree_finish_kernel(T *out, const T *l
 template <class T>
 static cudaError_t tree_push(T *levels, const T *parts, int64_t chunks, int64_t count, uint32_t pushed,
                              cudaStream_t stream) {
-    FLRQ_LAUNCH((tree_push_kernel<T>), (unsigned)ceil_div(count, THREADS), THREADS, 0, stream, levels, parts, chunks,
-                count, pushed);
+    FLRQ_LAUNCH((tree_push_kernel<T>), (unsigned)flrq_ceil_div(count, THREADS), THREADS, 0, stream, levels, parts,
+                chunks, count, pushed);
     return cudaGetLastError();
 }
 
 template <class T>
 static cudaError_t tree_finish(T *out, const T *levels, int64_t count, uint32_t pushed, cudaStream_t stream) {
-    FLRQ_LAUNCH((tree_finish_kernel<T>), (unsigned)ceil_div(count, THREADS), THREADS, 0, stream, out, levels, count,
-                pushed);
+    FLRQ_LAUNCH((tree_finish_kernel<T>), (unsigned)flrq_ceil_div(count, THREADS), THREADS, 0, stream, out, levels,
+                count, pushed);
     return cudaGetLastError();
 }
 

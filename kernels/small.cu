@@ -15,10 +15,6 @@ enum {
     STEP = 32    /* rows staged at a time */
 };
 
-static int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 /* ---- gram -------------------------------------------------------------------------------------------------------- */
 
 __device__ static void stage_columns(float tile[STEP][SQUARE], const float *y, int64_t row0, int64_t rows, int64_t col0,
@@ -58,8 +54,8 @@ __global__ void __launch_bounds__(THREADS) gram_kernel(double *parts, const floa
 }
 
 cudaError_t flrq_launch_gram(double *parts, const float *y, int64_t m, int64_t b, cudaStream_t stream) {
-    int side = (int)ceil_div(b, SQUARE), pairs = side * (side + 1) / 2;
-    FLRQ_LAUNCH(gram_kernel, (unsigned)(ceil_div(m, CHUNK) * pairs), THREADS, 0, stream, parts, y, m, b, pairs);
+    int side = (int)flrq_ceil_div(b, SQUARE), pairs = side * (side + 1) / 2;
+    FLRQ_LAUNCH(gram_kernel, (unsigned)(flrq_ceil_div(m, CHUNK) * pairs), THREADS, 0, stream, parts, y, m, b, pairs);
     return cudaGetLastError();
 }
 
@@ -71,7 +67,7 @@ __global__ void __launch_bounds__(THREADS) upper_kernel(double *a, int64_t b) {
 }
 
 cudaError_t flrq_launch_upper(double *a, int64_t b, cudaStream_t stream) {
-    FLRQ_LAUNCH(upper_kernel, (unsigned)ceil_div(b * b, THREADS), THREADS, 0, stream, a, b);
+    FLRQ_LAUNCH(upper_kernel, (unsigned)flrq_ceil_div(b * b, THREADS), THREADS, 0, stream, a, b);
     return cudaGetLastError();
 }
 
@@ -81,7 +77,7 @@ __global__ void __launch_bounds__(THREADS) to_f32_kernel(float *out, const doubl
 }
 
 cudaError_t flrq_launch_to_f32(float *out, const double *in, int64_t count, cudaStream_t stream) {
-    FLRQ_LAUNCH(to_f32_kernel, (unsigned)ceil_div(count, THREADS), THREADS, 0, stream, out, in, count);
+    FLRQ_LAUNCH(to_f32_kernel, (unsigned)flrq_ceil_div(count, THREADS), THREADS, 0, stream, out, in, count);
     return cudaGetLastError();
 }
 
@@ -94,7 +90,8 @@ __global__ void __launch_bounds__(THREADS)
 
 cudaError_t flrq_launch_descending(double *a, double *values, const double *v, const double *ascending, int64_t b,
                                    cudaStream_t stream) {
-    FLRQ_LAUNCH(descending_kernel, (unsigned)ceil_div(b * b, THREADS), THREADS, 0, stream, a, values, v, ascending, b);
+    FLRQ_LAUNCH(descending_kernel, (unsigned)flrq_ceil_div(b * b, THREADS), THREADS, 0, stream, a, values, v, ascending,
+                b);
     return cudaGetLastError();
 }
 
@@ -113,9 +110,9 @@ __global__ void __launch_bounds__(THREADS)
 
 cudaError_t flrq_launch_transpose(float *out, const float *in, int64_t rows, int64_t cols, int64_t ld,
                                   cudaStream_t stream) {
-    int64_t col_tiles = ceil_div(cols, 32);
-    FLRQ_LAUNCH(transpose_kernel, (unsigned)(ceil_div(rows, 32) * col_tiles), THREADS, 0, stream, out, in, rows, cols,
-                ld, col_tiles);
+    int64_t col_tiles = flrq_ceil_div(cols, 32);
+    FLRQ_LAUNCH(transpose_kernel, (unsigned)(flrq_ceil_div(rows, 32) * col_tiles), THREADS, 0, stream, out, in, rows,
+                cols, ld, col_tiles);
     return cudaGetLastError();
 }
 
@@ -144,9 +141,9 @@ __global__ void __launch_bounds__(THREADS)
 
 cudaError_t flrq_launch_column_amax(uint32_t *bits, const float *x, int64_t ld, const float *divisor, int64_t m,
                                     int64_t b, cudaStream_t stream) {
-    int64_t col_tiles = ceil_div(b, 32);
-    FLRQ_LAUNCH(column_amax_kernel, (unsigned)(ceil_div(m, 256) * col_tiles), THREADS, 0, stream, bits, x, ld, divisor,
-                m, b, col_tiles);
+    int64_t col_tiles = flrq_ceil_div(b, 32);
+    FLRQ_LAUNCH(column_amax_kernel, (unsigned)(flrq_ceil_div(m, 256) * col_tiles), THREADS, 0, stream, bits, x, ld,
+                divisor, m, b, col_tiles);
     return cudaGetLastError();
 }
 
@@ -174,9 +171,9 @@ __global__ void __launch_bounds__(THREADS)
 
 cudaError_t flrq_launch_round_factor(float *out, const float *x, int64_t ld, const float *divisor, const float *factor,
                                      int64_t m, int64_t b, int transpose, int32_t dtype, cudaStream_t stream) {
-    int64_t col_tiles = ceil_div(b, 32);
-    FLRQ_LAUNCH(round_factor_kernel, (unsigned)(ceil_div(m, 32) * col_tiles), THREADS, 0, stream, out, x, ld, divisor,
-                factor, m, b, col_tiles, transpose != 0, dtype == FLRQ_F16);
+    int64_t col_tiles = flrq_ceil_div(b, 32);
+    FLRQ_LAUNCH(round_factor_kernel, (unsigned)(flrq_ceil_div(m, 32) * col_tiles), THREADS, 0, stream, out, x, ld,
+                divisor, factor, m, b, col_tiles, transpose != 0, dtype == FLRQ_F16);
     return cudaGetLastError();
 }
 
@@ -191,7 +188,8 @@ __global__ void __launch_bounds__(THREADS)
 
 template <class T>
 static cudaError_t first_nonfinite(unsigned long long *result, const T *x, int64_t count, cudaStream_t stream) {
-    FLRQ_LAUNCH((first_nonfinite_kernel<T>), (unsigned)ceil_div(count, THREADS), THREADS, 0, stream, result, x, count);
+    FLRQ_LAUNCH((first_nonfinite_kernel<T>), (unsigned)flrq_ceil_div(count, THREADS), THREADS, 0, stream, result, x,
+                count);
     return cudaGetLastError();
 }
 

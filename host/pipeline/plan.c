@@ -193,14 +193,16 @@ static void add(flrq_plan *plan, const char *name, size_t host, size_t backend, 
     if (host + backend) plan->item[plan->items++] = item;
 }
 
-/* Scratch of the CUDA backend that grows with the shapes: inputs of linear() in bf16, skinny factors with their column
- * scales, and the levels of ordered sums of [cols, width] or a product [rows, error_sketch]. */
+/* Scratch of the CUDA backend that grows with the shapes: inputs of linear() and attention() in bf16, skinny factors
+ * with their column scales, and the levels of ordered sums of [cols, width] or a product [rows, error_sketch]. */
 static size_t cuda_scratch(const flrq_plan *plan, const flrq_config *c, const flrq_model *model) {
     size_t rows = (size_t)plan->extent.rows, cols = (size_t)plan->extent.cols, sketch = (size_t)c->error_sketch;
     size_t width = (size_t)(flrq_fit_rank_cap(&plan->fit, plan->extent.rows, plan->extent.cols) + c->oversample);
     size_t wide = (size_t)(model->heads * model->head_dim), levels;
     if (wide < (size_t)model->hidden) wide = (size_t)model->hidden;
     size_t inputs = 2 * max_size((size_t)plan->length * wide, (size_t)plan->batch * cols);
+    size_t packed = (size_t)(model->kv_heads * ((model->head_dim + 63) / 64 * 64) * ((plan->length + 63) / 64 * 64));
+    inputs = max_size(inputs, 2 * 2 * packed); /* keys and values of attention() in bf16, padded */
     size_t factors = max_size(max_size(rows, cols) * width, cols * sketch) * sizeof(float);
     levels = (size_t)flrq_tree_levels((plan->extent.rows + FLRQ_CHUNK_ROWS - 1) / FLRQ_CHUNK_ROWS) * cols * width;
     return max_size(plan->calibrated ? inputs : 0, factors) + max_size(levels, rows * sketch) * sizeof(float);
