@@ -160,8 +160,8 @@ static void feed_failures(void **state) {
             assert_non_null(strstr(flrq_last_error(), "tensor model.layers.1.mlp.up_proj.weight: "));
             assert_non_null(strstr(flrq_last_error(), "failed on the device"));
         }
+        flrq_feed_free(&feed); /* first: copies may still be under way to d_to */
         be->release(be, d_to);
-        flrq_feed_free(&feed);
         flrq_backend_close(be);
         device_is_clean();
     }
