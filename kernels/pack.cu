@@ -3,7 +3,7 @@
  * Where rows end at whole words the matrix is one stream, and a thread takes 32 codes of it: two loads of 16 bytes, as
  * many words as a code has bits. At 3 bits the three words of a thread pass through the warp, so that every store
  * writes 128 neighbouring bytes. Rows that end inside a word, unaligned arrays and the end of a stream go word by word.
- * At 8 bits a stream is a copy. Floor: (1 + bits / 8) bytes per code; about 2 instructions per code, below it.
+ * At 8 bits a stream is a copy. Floor: 1 + bits / 8 bytes per code; 2 instructions per code (3 bits: 4) are below it.
  */
 #include "device.cuh"
 #include "quant_kernels.h"

@@ -357,7 +357,7 @@ __device__ __forceinline__ static void zero_group(quant_candidate &c, const quan
     c.down = c.up = c.lo = c.hi = 0;
 }
 
-__device__ static void write_part(flrq_quantize_part *parts, const tally &t, int64_t at) {
+__device__ static inline void write_part(flrq_quantize_part *parts, const tally &t, int64_t at) {
     __shared__ double sums[32];
     __shared__ long long counts[32];
     const int thread = (int)threadIdx.x, threads = (int)blockDim.x;
