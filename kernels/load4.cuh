@@ -9,10 +9,9 @@
 
 /** True where all groups of four columns that begin at a multiple of four may be loaded at once. */
 static inline bool flrq_view_wide(const flrq_view *v) {
-    uintptr_t width = v->dtype == FLRQ_F32 ? 4 : 2;
     if (v->cols % 4 != 0) return false;
-    if (v->dense && (v->ld % 4 != 0 || (uintptr_t)v->dense % (4 * width) != 0)) return false;
-    return !v->code || (v->group % 4 == 0 && (uintptr_t)v->code % 4 == 0);
+    if (v->dense && (v->ld % 4 != 0 || !flrq_aligned(v->dense, v->dtype == FLRQ_F32 ? 16 : 8))) return false;
+    return !v->code || (v->group % 4 == 0 && flrq_aligned(v->code, 4));
 }
 
 /** Four neighbouring dense elements, the first at element `at`, aligned to four elements. */

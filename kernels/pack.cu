@@ -157,8 +157,8 @@ static unsigned blocks_for(int64_t threads) {
 /* Codes at the start of the matrix that the stream kernels may take: all, but for a rest below 32, when rows end at
  * whole words and the arrays are aligned; else none. */
 static int64_t codes_of_stream(const void *packed, const void *code, int64_t rows, int64_t cols, int bits) {
-    const uintptr_t width = bits == 3 ? 4 : bits == 2 ? 8 : 16;
-    if (cols * bits % 32 != 0 || (uintptr_t)packed % width != 0 || (uintptr_t)code % 16 != 0) return 0;
+    const size_t width = bits == 3 ? 4 : bits == 2 ? 8 : 16;
+    if (cols * bits % 32 != 0 || !flrq_aligned(packed, width) || !flrq_aligned(code, 16)) return 0;
     return rows * cols / UNIT * UNIT;
 }
 

@@ -35,7 +35,8 @@ enum {
     SHARED_BYTES = 47 << 10,         /* of dynamic shared memory: what every device grants without being asked */
     ROW_TILES = 2,                   /* of a block of threads, so that h and factors are staged once for several rows */
     USUAL_FOURS = STRIPE / TEAM / 4, /* of groups of 128, whose geometry the compiler is told */
-    GRID_MOST = 65535
+    GRID_MOST = 65535,
+    SUM_THREADS = 1024
 };
 
 /* The quotient of two fp32 numbers, rounded to double and then to fp32. Where it is normal that is the fp32 quotient:
@@ -129,23 +130,39 @@ __device__ static void tile_begin(const tile_space &s, const quantize_args &a, i
     __syncthreads();
 }
 
+/* Rows k0 .. k0 + ranks - 1 of R, columns col .. col + STRIPE - 1, to shared memory; 0 beyond the last column. */
+__device__ static void stage_ranks(float *to, const quantize_args &a, int64_t k0, int ranks, int64_t col) {
+    const flrq_view &v = a.job.a;
+    const int thread = (int)threadIdx.x, threads = (int)blockDim.x;
+    if (a.wide_r) {
+        for (int at = 4 * thread; at < ranks * STRIPE; at += 4 * threads) {
+            const int64_t j = col + at % STRIPE;
+            float4 four = make_float4(0, 0, 0, 0);
+            if (j < v.cols) four = *reinterpret_cast<const float4 *>(v.r + (k0 + at / STRIPE) * v.cols + j);
+            *reinterpret_cast<float4 *>(to + at) = four;
+        }
+    } else {
+        for (int at = thread; at < ranks * STRIPE; at += threads) {
+            const int64_t j = col + at % STRIPE;
+            to[at] = j < v.cols ? v.r[(k0 + at / STRIPE) * v.cols + j] : 0.0f;
+        }
+    }
+}
+
 /* Adds sign * L R to rows row0 .. of the tile, in shared memory from `w` on, and then scales columns: the 4 columns of
  * this lane from col0 + stripe on, which it has stored itself. All threads of the block call. R is staged anew unless
  * `staged`. */
 __device__ static void tile_finish(float *w, const tile_space &s, const quantize_args &a, int64_t row0, int64_t col0,
                                    int stripe, bool staged) {
     const flrq_view &v = a.job.a;
-    const int lane = (int)threadIdx.x % 32, threads = (int)blockDim.x;
+    const int lane = (int)threadIdx.x % 32;
     float4 *l = reinterpret_cast<float4 *>(s.l) + (int)threadIdx.x / 32 * RANKS;
     float sum[WARP_ROWS][4] = {};
     for (int64_t k0 = 0; k0 < v.rank; k0 += RANKS) {
         const int ranks = v.rank - k0 < RANKS ? (int)(v.rank - k0) : (int)RANKS;
         if (!staged) {
             __syncthreads(); /* the ranks before are read */
-            for (int at = (int)threadIdx.x; at < ranks * STRIPE; at += threads) {
-                const int64_t col = col0 + stripe + at % STRIPE;
-                s.r[at] = col < v.cols ? v.r[(k0 + at / STRIPE) * v.cols + col] : 0.0f;
-            }
+            stage_ranks(s.r, a, k0, ranks, col0 + stripe);
             __syncthreads();
         }
         float of_row[WARP_ROWS];
@@ -349,7 +366,7 @@ __device__ static void add_part(tally &t, const flrq_quantize_part &part) {
 }
 
 /* Adds all parts to *sum, by one block. */
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(SUM_THREADS)
     quantize_sum(flrq_quantize_part *sum, const flrq_quantize_part *parts, int64_t count) {
     tally t = {0, 0, 0, 0, 0};
     if (threadIdx.x == 0) add_part(t, *sum);
@@ -377,12 +394,12 @@ static quantize_args args_of(const flrq_quantize_job *job) {
                                                             : a.plan.first;
     a.count = 1 + ratios * a.signs;
     a.wide = flrq_view_wide(&job->a) && job->group % 4 == 0;
-    a.wide_h = (uintptr_t)job->h % 16 == 0 && job->group % 4 == 0;
+    a.wide_h = flrq_aligned(job->h, 16) && job->group % 4 == 0;
     if (job->group > FLRQ_QUANTIZE_SHORT) {
-        a.wide_code = a.wide && (uintptr_t)job->code % 4 == 0;
+        a.wide_code = a.wide && flrq_aligned(job->code, 4);
         return a;
     }
-    a.wide_code = job->a.cols % 16 == 0 && (uintptr_t)job->code % 16 == 0;
+    a.wide_code = job->a.cols % 16 == 0 && flrq_aligned(job->code, 16);
     const int group = (int)job->group, fours = (group + 4 * TEAM - 1) / (4 * TEAM);
     a.fours = fours;
     a.lane_words =
@@ -394,6 +411,7 @@ static quantize_args args_of(const flrq_quantize_job *job) {
     a.row_words = a.tile_groups * a.group_words;
     a.code_bytes = (a.tile_cols + 15) / 16 * 16 + 16; /* rows of a warp in different banks */
     if (a.tile_cols % 16 != 0) a.wide_code = false;
+    a.wide_r = a.tile_cols % 4 == 0 && job->a.cols % 4 == 0 && flrq_aligned(job->a.r, 16);
     a.warps = MOST_WARPS;
     if (tile_words(a) > SHARED_BYTES / 4) a.warps /= 2;
     return a;
@@ -435,6 +453,6 @@ cudaError_t flrq_launch_clip_quantize(const flrq_quantize_job *job, cudaStream_t
 
 cudaError_t flrq_launch_quantize_sum(flrq_quantize_part *sum, const flrq_quantize_part *parts, int64_t count,
                                      cudaStream_t stream) {
-    FLRQ_LAUNCH(quantize_sum, 1, 256, 0, stream, sum, parts, count);
+    FLRQ_LAUNCH(quantize_sum, 1, SUM_THREADS, 0, stream, sum, parts, count);
     return cudaGetLastError();
 }

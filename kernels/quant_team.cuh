@@ -25,9 +25,9 @@ struct quantize_args {
     flrq_quantize_job job;
     quant_plan plan;
     quant_levels levels;
-    int32_t variants, signs, count; /* of fits; signs of scales and number of candidates of a search by errors */
-    bool wide, wide_code, wide_h;   /* loads and stores of several columns are aligned */
-    int32_t warps;                  /* of a block of threads */
+    int32_t variants, signs, count;       /* of fits; signs of scales and number of candidates of a search by errors */
+    bool wide, wide_code, wide_h, wide_r; /* loads and stores of several columns are aligned */
+    int32_t warps;                        /* of a block of threads */
     int32_t tile_groups, tile_cols;
     int32_t lane_words;  /* words between the columns of one lane and those of the next: a multiple of 4 */
     int32_t fours;       /* columns of a lane over 4, rounded up */
