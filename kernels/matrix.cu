@@ -106,6 +106,15 @@ __device__ static void store4(__nv_bfloat16 *out, const float values[4], bool wi
         if (k < count) out[k] = __ushort_as_bfloat16((uint16_t)half[k]);
 }
 
+/* materialize_kernel - an operand as a matrix
+ *   in   v    [rows, cols]  any parts of a view
+ *   out  out  [rows, cols]  f32 or bf16, row-major, no padding
+ *   owns      block = tile of 64 x 64, thread = patch of 4 x 4; grid = tiles in x
+ *   needs     `wide`: flrq_view_wide(); `wide_out`: cols % 4 == 0 and out aligned to 4 elements (else single stores)
+ *   cost      reads the parts once, writes out once; 2 rank flops an element; case "materialize"
+ *   numerics  one fma for codes, f32 sum over ranks in order, one product with the column scale; bf16 to nearest even
+ *   order     deterministic, no atomics
+ */
 template <class Out>
 __global__ void __launch_bounds__(THREADS)
     materialize_kernel(Out *out, flrq_view v, int64_t col_tiles, bool wide, bool wide_out) {
@@ -141,6 +150,15 @@ cudaError_t flrq_launch_materialize_bf16(void *out, const flrq_view *a, cudaStre
 
 /* ---- scaled copies of the skinny factor, and activations in bf16 ------------------------------------------------- */
 
+/* scale_rows_kernel - x with its rows scaled, in f32 or bf16
+ *   in   x [rows, cols] f32; scale [rows] f32 or NULL (1)
+ *   out  out [rows, cols]  f32 (may be x) or bf16
+ *   owns      thread = 4 neighbours; grid = ceil(count / 1024) in x
+ *   needs     `wide`: x and out aligned to 4 elements (else single accesses)
+ *   cost      one read, one write; memory bound; part of the cases "mul", "linear"
+ *   numerics  one rounding by the scale, one to bf16; NaN and infinities pass
+ *   order     deterministic
+ */
 template <class Out>
 __global__ void __launch_bounds__(THREADS)
     scale_rows_kernel(Out *out, const float *x, const float *scale, int64_t cols, int64_t count, bool wide) {
@@ -182,7 +200,15 @@ cudaError_t flrq_launch_scale_rows_bf16(void *out, const float *x, const float *
 
 /* ---- products with one vector ------------------------------------------------------------------------------------ */
 
-/* A warp per row. */
+/* mul_vector_kernel - y = A x
+ *   in   v [rows, cols] without low-rank part; x [cols] f32
+ *   out  y [rows] f32
+ *   owns      warp = row; block = 8 rows; grid = ceil(rows / 8) in x
+ *   needs     v.rank == 0
+ *   cost      reads A once; 2 flops an element; memory bound; case "mul" with b = 1
+ *   numerics  f32: 4 columns of every 128 per lane in order, then the lanes by halves
+ *   order     deterministic
+ */
 __global__ void __launch_bounds__(THREADS) mul_vector_kernel(float *y, flrq_view v, const float *x, bool wide) {
     int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
     if (row >= v.rows) return;
@@ -205,7 +231,13 @@ cudaError_t flrq_launch_mul_vector(float *y, const flrq_view *a, const float *x,
     return cudaGetLastError();
 }
 
-/* A block per chunk and 64 columns: each thread sums its rows, then the 16 threads of a column add up. */
+/* mul_t_vector_kernel - parts of z = A^T q
+ *   in   v [rows, cols] without low-rank part; q [rows] f32
+ *   out  parts [chunks, cols] f32: sums over the rows of one chunk
+ *   owns      block = one chunk and 64 columns; thread = every 16th row of 4 columns; grid = chunks x ceil(cols / 64)
+ * in x needs     v.rank == 0 cost      reads A once; case "mul_t" with b = 1 numerics  f32: 32 rows per thread in
+ * order, then 16 threads in order; column scale last order     deterministic
+ */
 __global__ void __launch_bounds__(THREADS)
     mul_t_vector_kernel(float *parts, flrq_view v, const float *q, int64_t col_tiles, bool wide) {
     __shared__ float sums[16][TILE];
@@ -236,7 +268,15 @@ cudaError_t flrq_launch_mul_t_vector(float *parts, const flrq_view *a, const flo
 
 /* ---- norms ------------------------------------------------------------------------------------------------------- */
 
-/* A block per chunk and 64 columns. */
+/* sum_squares_kernel - parts of ||A||^2
+ *   in   v [rows, cols]
+ *   out  parts [chunks, ceil(cols / 64)] f64
+ *   owns      block = one chunk and 64 columns, tile after tile; grid = all of them in x
+ *   needs     nothing
+ *   cost      reads A once, 1 fp64 fma an element; memory bound; case "sum_squares"
+ *   numerics  elements in f32 as materialize_kernel, squares and sums in f64
+ *   order     deterministic
+ */
 __global__ void __launch_bounds__(THREADS)
     sum_squares_kernel(double *parts, flrq_view v, int64_t col_tiles, bool wide) {
     __shared__ factor_tiles tiles;
@@ -256,7 +296,13 @@ __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
-/* A warp per chunk adds its partial sums. */
+/* add_parts_kernel - sums of the partial sums of each chunk
+ *   in   parts [chunks, per_chunk] f64
+ *   out  sums [chunks] f64
+ *   owns      warp = block = chunk; grid = chunks in x
+ *   cost      negligible
+ *   order     deterministic: every 32nd part per lane in order, then the lanes by halves
+ */
 __global__ void __launch_bounds__(32) add_parts_kernel(double *sums, const double *parts, int64_t per_chunk) {
     double sum = 0;
     for (int64_t i = threadIdx.x; i < per_chunk; i += 32) sum += parts[(int64_t)blockIdx.x * per_chunk + i];
@@ -280,8 +326,16 @@ cudaError_t flrq_launch_sum_squares(double *sums, double *parts, const flrq_view
 
 /* ---- amax curve -------------------------------------------------------------------------------------------------- */
 
-/* Per rank 16 fma and 16 max in each thread, then one warp reduction on the bits (|x| >= 0, so their order is that of
- * the values) and one shared atomic per warp. */
+/* amax_curve_kernel - max |A - sum_{i<r} u_i w_i^T| for every r at once
+ *   in   v [rows, cols]; u [rows, b], w [cols, b] f32; bits [b + 1] zeroed
+ *   out  bits [b + 1]  f32 bits of the maxima
+ *   owns      block = tile of 64 x 64 and its maxima [b + 1] in shared memory; thread = patch of 4 x 4 in registers
+ *   needs     (b + 1) * 4 bytes of dynamic shared memory within 48 KB
+ *   cost      reads A once; 2 instructions an element and rank (fma, max of |.|), and per warp and rank one reduction
+ *             over the lanes and one shared atomic; instruction bound; case "amax_curve"
+ *   numerics  f32, one fma per rank in order; NaN counts for nothing (the caller has searched for it)
+ *   order     deterministic: the order of non-negative floats is that of their bits, and a maximum has no order
+ */
 __global__ void __launch_bounds__(THREADS) amax_curve_kernel(unsigned *bits, flrq_view v, const float *u,
                                                              const float *w, int64_t b, int64_t col_tiles, bool wide) {
     __shared__ factor_tiles tiles;
@@ -324,6 +378,13 @@ cudaError_t flrq_launch_amax_curve(uint32_t *bits, const flrq_view *a, const flo
 
 /* ---- non-finite elements ----------------------------------------------------------------------------------------- */
 
+/* count_nonfinite_kernel - how many elements are not finite, and which is first
+ *   in   v [rows, cols]; result [2] = {0, all ones}
+ *   out  result [2] u64: count, smallest i * cols + j
+ *   owns      block = tile of 64 x 64; grid = tiles in x
+ *   cost      reads A once; memory bound; case "count_nonfinite"
+ *   order     deterministic: integer atomics
+ */
 __global__ void __launch_bounds__(THREADS)
     count_nonfinite_kernel(unsigned long long *result, flrq_view v, int64_t col_tiles, bool wide) {
     __shared__ factor_tiles tiles;
@@ -348,7 +409,14 @@ cudaError_t flrq_launch_count_nonfinite(unsigned long long *result, const flrq_v
 
 /* ---- the chunk tree ---------------------------------------------------------------------------------------------- */
 
-/* One thread per value takes it through the binary counter of tree.h. */
+/* tree_push_kernel - partial sums of chunks into the binary counter of core/tree.h
+ *   in   parts [chunks, count]; pushed: parts taken before
+ *   out  levels [levels, count], in place
+ *   owns      thread = one value through all chunks; grid = ceil(count / 256) in x
+ *   cost      reads parts once, and per chunk one level read and one written on average
+ *   numerics  left + right of equal levels, as flrq_tree_push_*()
+ *   order     the fixed tree over chunk numbers, however they are dealt out to calls
+ */
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     tree_push_kernel(T *levels, const T *parts, int64_t chunks, int64_t count, uint32_t pushed) {
@@ -362,6 +430,12 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
+/* tree_finish_kernel - the sum of such a tree
+ *   in   levels [levels, count]; pushed
+ *   out  out [count], 0 when nothing was pushed
+ *   owns      thread = one value
+ *   order     from the lowest level up, as flrq_tree_finish_*()
+ */
 template <class T>
 __global__ void __launch_bounds__(THREADS) tree_finish_kernel(T *out, const T *levels, int64_t count, uint32_t pushed) {
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;

@@ -25,7 +25,15 @@ __device__ static void stage_columns(float tile[STEP][SQUARE], const float *y, i
     }
 }
 
-/* Block (chunk, squares of the upper triangle); writes both mirror images. */
+/* gram_kernel - parts of Y^T Y
+ *   in   y [m, b] f32
+ *   out  parts [chunks, b, b] f64, both triangles
+ *   owns      block = one chunk and one square of 32 x 32 of the upper triangle; thread = 2 x 2 of it
+ *   needs     nothing
+ *   cost      m b (b + 1) / 2 fp64 fma; case "gram"
+ *   numerics  products of f32 are exact in f64; rows in order
+ *   order     deterministic
+ */
 __global__ void __launch_bounds__(THREADS) gram_kernel(double *parts, const float *y, int64_t m, int64_t b, int pairs) {
     __shared__ float left[STEP][SQUARE], right[STEP][SQUARE];
     int64_t chunk = (int64_t)blockIdx.x / pairs;
@@ -61,6 +69,10 @@ cudaError_t flrq_launch_gram(double *parts, const float *y, int64_t m, int64_t b
 
 /* ---- reordering -------------------------------------------------------------------------------------------------- */
 
+/* upper_kernel - zeroes what is below the diagonal
+ *   out  a [b, b] f64, in place
+ *   owns      thread = one element
+ */
 __global__ void __launch_bounds__(THREADS) upper_kernel(double *a, int64_t b) {
     int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (at < b * b && at / b > at % b) a[at] = 0.0;
@@ -71,6 +83,11 @@ cudaError_t flrq_launch_upper(double *a, int64_t b, cudaStream_t stream) {
     return cudaGetLastError();
 }
 
+/* to_f32_kernel - rounds to f32
+ *   in   in [count] f64
+ *   out  out [count] f32
+ *   owns      thread = one element
+ */
 __global__ void __launch_bounds__(THREADS) to_f32_kernel(float *out, const double *in, int64_t count) {
     int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (at < count) out[at] = (float)in[at];
@@ -81,6 +98,11 @@ cudaError_t flrq_launch_to_f32(float *out, const double *in, int64_t count, cuda
     return cudaGetLastError();
 }
 
+/* descending_kernel - eigenpairs from LAPACK's order to ours
+ *   in   v [b, b] f64, eigenvector k contiguous; ascending [b] f64
+ *   out  a [b, b] f64, eigenvectors in columns; values [b] f64, both descending
+ *   owns      thread = one element
+ */
 __global__ void __launch_bounds__(THREADS)
     descending_kernel(double *a, double *values, const double *v, const double *ascending, int64_t b) {
     int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
@@ -95,7 +117,12 @@ cudaError_t flrq_launch_descending(double *a, double *values, const double *v, c
     return cudaGetLastError();
 }
 
-/* 32 x 32 elements through shared memory, padded against bank conflicts: both sides coalesced. */
+/* transpose_kernel - out = in^T
+ *   in   in [rows, ld] f32, cols of them
+ *   out  out [cols, rows] f32
+ *   owns      block = 32 x 32, padded in shared memory against bank conflicts; grid = tiles in x
+ *   cost      one read, one write, both coalesced
+ */
 __global__ void __launch_bounds__(THREADS)
     transpose_kernel(float *out, const float *in, int64_t rows, int64_t cols, int64_t ld, int64_t col_tiles) {
     __shared__ float tile[32][33];
@@ -122,7 +149,14 @@ __device__ static float quotient_at(const float *x, int64_t ld, const float *div
     return divisor ? x[i * ld + k] / divisor[i] : x[i * ld + k];
 }
 
-/* 256 rows of 32 columns: a thread takes one column of every eighth row, then the 8 of a column meet. */
+/* column_amax_kernel - largest |x / divisor| of every column
+ *   in   x [m, ld] f32, b columns of it; divisor [m] f32 or NULL; bits [b] zeroed
+ *   out  bits [b]  f32 bits; those of a NaN are above all numbers
+ *   owns      block = 256 rows of 32 columns; thread = every eighth row of a column
+ *   cost      one read; case "column_amax"
+ *   numerics  IEEE division
+ *   order     deterministic: a maximum has no order
+ */
 __global__ void __launch_bounds__(THREADS)
     column_amax_kernel(unsigned *bits, const float *x, int64_t ld, const float *divisor, int64_t m, int64_t b,
                        int64_t col_tiles) {
@@ -147,7 +181,14 @@ cudaError_t flrq_launch_column_amax(uint32_t *bits, const float *x, int64_t ld, 
     return cudaGetLastError();
 }
 
-/* 32 x 32 elements through shared memory, so that both sides are coalesced in either layout. */
+/* round_factor_kernel - a low-rank factor with the values that are stored
+ *   in   x [m, ld] f32, b columns of it; divisor [m] or NULL; factor [b] f32
+ *   out  out [m, b] or, transposed, [b, m]  f32 that are exact in f16 or bf16
+ *   owns      block = 32 x 32, through shared memory where transposed; grid = tiles in x
+ *   cost      one read, one write, both coalesced; case "round_factor"
+ *   numerics  IEEE division, product with a power of two, rounding to nearest even
+ *   order     deterministic
+ */
 __global__ void __launch_bounds__(THREADS)
     round_factor_kernel(float *out, const float *x, int64_t ld, const float *divisor, const float *factor, int64_t m,
                         int64_t b, int64_t col_tiles, bool transpose, bool half) {
@@ -179,6 +220,12 @@ cudaError_t flrq_launch_round_factor(float *out, const float *x, int64_t ld, con
 
 /* ---- non-finite elements ----------------------------------------------------------------------------------------- */
 
+/* first_nonfinite_kernel - where the first NaN or infinity is
+ *   in   x [count] f32 or f64; result all ones
+ *   out  result  smallest index
+ *   owns      thread = one element
+ *   order     deterministic: an integer minimum
+ */
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     first_nonfinite_kernel(unsigned long long *result, const T *x, int64_t count) {
