@@ -125,7 +125,7 @@ __device__ static void tile_begin(const tile_space &s, const quantize_args &a, i
         mass_columns(mass, reinterpret_cast<const float4 *>(h), a.fours);
         float sum[1] = {mass[0] + mass[1]};
         fold<1>(sum);
-        if (team_lane() == 0) s.mass[g] = sum[0];
+        if (team_lane() == 0 && g0 + thread / TEAM == g) s.mass[g] = sum[0];
     }
     __syncthreads();
 }

@@ -90,6 +90,20 @@ static double differing(op_run *r, const flrq_codes *codes, const flrq_operand *
     return (double)count;
 }
 
+/* fp32 instructions per weight that the definition asks for, two flops each, so that their floor is that of as many
+ * multiply-adds. A trial by fit: fma, min, sub, h q, two fma. An error: fma, min, max, sub, fma, h e, fma; two compares
+ * and a choice more where weights are cut. Range and norm: max, h w, fma. Codes: fma, min, max, add, store. */
+static double search_flops(const quant_case *q) {
+    bool cut = q->clip.mode == FLRQ_CLIP_ZERO, fast = q->clip.search == FLRQ_CLIP_FAST;
+    quant_plan plan = quant_plan_of(q->scheme.bits, q->scheme.group ? q->scheme.group : q->m.cols, cut);
+    int h = q->weighted != 0, both_signs = quant_signed(&q->scheme, &q->clip), ratios = fast ? plan.first : 0;
+    if (q->clip.search == FLRQ_CLIP_GRID) ratios = q->clip.steps;
+    bool fits = fast && plan.second > 0;
+    double trials = fits ? plan.first * quant_variants(&q->scheme, &q->clip) + plan.second : 0;
+    double errors = fits ? 2 : 1 + ratios * (1 + both_signs);
+    return 2 * (trials * (5 + h) + errors * (6 + h + (cut ? 3 : 0)) + 2 + h + 5);
+}
+
 static void run_clip_quantize(op_run *r, const op_case *c) {
     const quant_case *q = c->extra;
     flrq_operand a = op_operand(r, &q->m);
@@ -116,7 +130,8 @@ static void run_clip_quantize(op_run *r, const op_case *c) {
     double *sums = op_host_out(r, "error, norm, ratios", OP_F64, 3, OP_EACH, exact ? 1e-12 : moved);
     int64_t *counts = op_host_out(r, "clipped, zero groups, groups", OP_I64, 3, exact ? OP_EXACT : OP_ANY, 0);
     flrq_clip_stats stats = {0};
-    op_cost(r, op_operand_bytes(&q->m) + (double)n + 4 * (double)(a.rows * groups), 0);
+    op_cost(r, op_operand_bytes(&q->m) + (double)n + 4 * (double)(a.rows * groups),
+            (double)n * (search_flops(q) + 2 * (double)q->m.rank));
     OP_CALL(r, clip_quantize, &out, &a, h, &q->scheme, &q->clip, &stats);
     memcpy(sums, (double[]){stats.weighted_error, stats.weighted_norm, stats.ratio_sum}, 3 * sizeof *sums);
     memcpy(counts, (int64_t[]){stats.clipped, stats.zero_groups, stats.groups}, 3 * sizeof *counts);
@@ -277,6 +292,9 @@ static const op_case cases[] = {
     B("bf16 - lr 4096x4096 sym4 g128 h", {4096, 4096, .dense = "BF16", .rank = 32, .lr_sign = -1}, SYM(4, 128), FAST,
       1),
     B("4096x4096 sym8 g128 h", F32(4096, 4096), SYM(8, 128), FAST, 1),
+    B("4096x4096 asym4 g128 h", F32(4096, 4096), ASYM(4, 128), FAST, 1),
+    B("4096x4096 sym4 g32 h", F32(4096, 4096), SYM(4, 32), FAST, 1),
+    B("4096x4096 sym4 channel h", F32(4096, 4096), SYM(4, 0), FAST, 1),
     B("4096x4096 sym4 g128 none", F32(4096, 4096), SYM(4, 128), NONE, 0),
     B("bf16 - lr 11008x4096 sym4 g128 h", {11008, 4096, .dense = "BF16", .rank = 64, .lr_sign = -1}, SYM(4, 128), FAST,
       1),
