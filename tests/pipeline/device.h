@@ -11,6 +11,7 @@
 #define TESTS_PIPELINE_DEVICE_H
 
 #include <pthread.h>
+#include <time.h>
 #include "model/logits.h"
 
 enum { DEVICE_USES = 4096, LANE_COPIES = 4096 };
@@ -30,7 +31,8 @@ static struct {
     size_t own;                               /* free besides, for what a real backend takes for itself */
     long allocations, alive, fail_allocation; /* fail_allocation: number of the one that fails, 0 none */
     long copies, fail_copy;
-    int absent; /* flrq_backend_open("cuda") fails */
+    long download_us; /* what every download of a lane takes at least */
+    int absent;       /* flrq_backend_open("cuda") fails */
     flrq_precision precision;
     uint64_t ops;
     device_use uses[DEVICE_USES];
@@ -165,6 +167,7 @@ static flrq_status device_lane_upload(flrq_lane *lane, void *to, const void *fro
 }
 
 static flrq_status device_lane_download(flrq_lane *lane, void *to, const void *from, size_t bytes, uint64_t *ticket) {
+    if (device.download_us) nanosleep(&(struct timespec){.tv_nsec = device.download_us * 1000}, NULL);
     return lane_copy(lane, to, from, bytes, ticket, 0);
 }
 
@@ -271,6 +274,7 @@ static inline void device_reset(uint64_t random) {
     device.random = random;
     device.limit = device.used = device.peak = device.own = 0;
     device.allocations = device.alive = device.fail_allocation = device.copies = device.fail_copy = device.phases = 0;
+    device.download_us = 0;
     device.absent = device.n_uses = 0;
     device.ops = 0;
     device.precision = FLRQ_PRECISION_FULL;
