@@ -75,12 +75,6 @@ __device__ static float block_max(float value, float *shared) {
  * the launch before has pulled into L2, while the others take the means of the tokens of tile i; 12 MiB a tile leaves
  * both in the L2 of data-centre devices. Memory and L2 work at once, so the floor is one read of x from memory:
  * 11 us for 2048 x 4096 on an H100; predicted 20 us, because four launches and the final sum cost two each.
- *
- *   in    x        [tokens, n] fp32
- *   out   parts    [slices, 2, n] fp64, the sums over SLICE tokens; then abs_sum, square_sum [n] += their sum in order
- *   owns           means: a block a token; columns: a block 128 columns of a slice, a warp every eighth of its tokens
- *   cost           4 bytes an element from memory, 4 from L2, 8/SLICE of that for parts; 5 fp64 instructions an element
- *   numerics       all in double; a token of zeros adds nothing
  */
 enum {
     SLICE = 128,
@@ -154,6 +148,19 @@ __device__ static void sum_columns(const stats_step &s, int64_t slice, int64_t c
     if (column0 + column < s.n) s.parts[(slice * 2 + which) * s.n + column0 + column] = total;
 }
 
+/* stats_kernel - a step of the statistics: sums over the slices of one tile, means of the tokens of the next
+ *   in    x        [tokens, n] fp32, row-major; inverse [tokens] fp64 of the tokens of its slices, from the step before
+ *   out   parts    [slices, 2, n] fp64: sums over SLICE tokens of |x| / mean, then of x^2, for its slices; inverse
+ *                  [tokens], 1 / mean |x_t|, for the tokens of the next tile
+ *   owns           first slices * column_blocks blocks: 128 columns of a slice, a warp every eighth token; then `means`
+ *                  blocks: a token each
+ *   needs          x 16-byte aligned and n % 4 == 0 where `wide` (launcher); steps in order on one stream
+ *   cost           an element: 4 bytes from memory for its mean, 4 from L2 for its column, 16 / SLICE written to parts;
+ *                  5 fp64 instructions
+ *   numerics       all in double; a token of zeros has inverse 0 and adds nothing; NaN spreads to what it enters
+ *   order          deterministic; columns: the tokens of a warp, then the warps, first to last; means: the elements of
+ *                  a thread, then butterflies over lanes and warps
+ */
 __global__ void __launch_bounds__(THREADS) stats_kernel(stats_step s) {
     __shared__ double shared[STATS_WARPS][2][STATS_COLUMNS];
     int64_t columns = s.slices * s.column_blocks, block = blockIdx.x;
@@ -163,6 +170,15 @@ __global__ void __launch_bounds__(THREADS) stats_kernel(stats_step s) {
         invert_mean(s, s.mean_token + block - columns, &shared[0][0][0]);
 }
 
+/* add_slices_kernel - sums of slices added to the statistics of earlier batches
+ *   in    parts    [slices, 2, n] fp64, complete
+ *   out   abs_sum  [n] fp64, square_sum [n] fp64: += their sums over slices
+ *   owns           a thread a column; grid ceil(n / 256)
+ *   needs          outputs that do not overlap parts
+ *   cost           16 bytes a column and slice, 32 a column; bound by memory or latency
+ *   numerics       double; non-finite sums stay so
+ *   order          deterministic: slices first to last, their sum onto the old value
+ */
 __global__ void __launch_bounds__(THREADS)
     add_slices_kernel(double *abs_sum, double *square_sum, const double *parts, int64_t slices, int64_t n) {
     int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
@@ -203,16 +219,7 @@ cudaError_t flrq_launch_input_stats(double *abs_sum, double *square_sum, double 
 
 /* ---- norms ------------------------------------------------------------------------------------------------------- */
 
-/*
- *   in    x        [rows, n] fp32, weight [n], bias [n] or NULL
- *   out   y        [rows, n], may be x
- *   owns           up to 512 columns: a warp a row, 8 rows a block; up to 16384: a block a row, 16 elements a thread,
- *                  kept in registers; beyond: a block of 1024 threads that reads its row again for each sum
- *   cost           8 bytes an element (beyond 16384 columns 12, layernorm 16, of which L1 and L2 serve most)
- *   numerics       squares of 4 neighbours in fp32 (3 roundings), their sum in double; the factor in fp32; the mean of
- *                  layernorm is subtracted as two fp32 numbers, so that rows far from zero lose nothing
- */
-enum { HELD = 16 };
+enum { HELD = 16 }; /* elements of a row that a thread of norm_kernel keeps in registers */
 
 struct norm_args {
     float *y;
@@ -253,6 +260,19 @@ __device__ static void scale4(float v[4], const norm_args &a, float factor, int6
     for (int k = 0; k < 4; k++) v[k] += b[k];
 }
 
+/* norm_kernel - rmsnorm, with LAYER layernorm, of rows of at most 16384 elements
+ *   in    x        [rows, n] fp32, row-major; weight, bias [n] fp32 or NULL (bias: layernorm only)
+ *   out   y        [rows, n] fp32, may be x
+ *   owns           up to 512 columns a warp a row, 8 rows a block; beyond a block of 64 to 1024 threads a row; a thread
+ *                  HELD elements, in registers
+ *   needs          n <= HELD * blockDim.x, blockDim.x a power of two; all arrays 16-byte aligned and n % 4 == 0 where
+ *                  `wide` (launcher)
+ *   cost           8 bytes an element: x is read once; weight and bias from L2; bound by memory
+ *   numerics       4 neighbours summed or squared in fp32, these sums added in double; the factor in fp32; the mean is
+ *                  subtracted as two fp32 numbers, so that rows far from zero lose nothing. A row of zeros stays zero
+ *                  (then bias) for eps > 0; NaN spreads over its row, Inf becomes NaN; |x| > 1.8e19 overflows its
+ * square order          deterministic: a thread's elements, then a butterfly over the lanes, then over the warps
+ */
 template <bool LAYER> __global__ void __launch_bounds__(1024) norm_kernel(norm_args a) {
     __shared__ double shared[32];
     int64_t row = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
@@ -281,6 +301,15 @@ template <bool LAYER> __global__ void __launch_bounds__(1024) norm_kernel(norm_a
     }
 }
 
+/* norm_long_kernel - the same for longer rows, which are read again for each sum
+ *   in    x        [rows, n] fp32, row-major; weight, bias [n] fp32 or NULL (bias: layernorm only)
+ *   out   y        [rows, n] fp32, may be x: an element is read last and written by the same thread
+ *   owns           a block of 1024 threads a row, a thread 4 neighbours in every 4096; grid rows
+ *   needs          all arrays 16-byte aligned and n % 4 == 0 where `wide` (launcher)
+ *   cost           12 bytes an element, layernorm 16, of which L1 and L2 serve the second and third read of x
+ *   numerics       as norm_kernel
+ *   order          deterministic, as norm_kernel
+ */
 template <bool LAYER> __global__ void __launch_bounds__(1024) norm_long_kernel(norm_args a) {
     __shared__ double shared[32];
     const float *x = a.x + blockIdx.x * a.n;
@@ -338,13 +367,6 @@ cudaError_t flrq_launch_layernorm(float *y, const float *x, const float *weight,
 
 /* ---- rotary embedding -------------------------------------------------------------------------------------------- */
 
-/*
- *   in    x        [tokens, heads, 2 * half] fp32, inv_freq [half]
- *   out   x        in place
- *   owns           a block 256 pairs of (token, j): a thread the angle of one, then all heads of these pairs
- *   cost           8 bytes an element; a sine and cosine in double for each token and pair, shared by the heads
- *   numerics       the angle in double, because a position of 2^17 in fp32 leaves seven bits of its fraction
- */
 struct rope_args {
     float *x;
     const float *inv_freq;
@@ -355,6 +377,17 @@ struct rope_args {
     bool wide;
 };
 
+/* rope_kernel - rotates the pairs (j, j + half) of every head by position * inv_freq[j]
+ *   in    x        [tokens, heads, 2 * half] fp32, row-major; inv_freq [half] fp32, radians a position
+ *   out   x        in place
+ *   owns           a block up to 256 pairs (token, j): a thread the angle of one, then 4 neighbouring j of a head at a
+ *                  time; grid ceil(tokens / (256 / width)) * tiles
+ *   needs          head_dim even (caller); x 16-byte aligned and half % 4 == 0 where `wide` (launcher)
+ *   cost           8 bytes an element; a sine and cosine in double for each token and pair, shared by the heads
+ *   numerics       the angle in double, because a position of 2^17 in fp32 leaves seven bits of its fraction; sine and
+ *                  cosine times magnitude rounded to fp32, products and sums in fp32; NaN and Inf stay in their pair
+ *   order          deterministic: no sum is longer than two terms
+ */
 __global__ void __launch_bounds__(THREADS) rope_kernel(rope_args a) {
     __shared__ float cosine[THREADS], sine[THREADS];
     int per_block = THREADS / a.width, pair0 = (int)(blockIdx.x % a.tiles) * a.width;
@@ -402,13 +435,6 @@ cudaError_t flrq_launch_rope(float *x, const float *inv_freq, int64_t tokens, in
 
 /* ---- elementwise ------------------------------------------------------------------------------------------------- */
 
-/*
- *   in    y, x     [count] fp32 (relu: y alone)
- *   out   y
- *   owns           a thread 4 neighbours
- *   cost           12 bytes an element, relu 8; swiglu: about 25 instructions an element for exp and the division
- *   numerics       fp32; exp only of numbers that are not positive, so that it never overflows
- */
 struct swiglu_op {
     static const bool reads = true;
     __device__ static float of(float gate, float up) {
@@ -427,6 +453,16 @@ struct add_op {
     __device__ static float of(float y, float x) { return y + x; }
 };
 
+/* each_kernel - y := Op(y, x) element by element: swiglu, relu, add
+ *   in    y, x     [count] fp32 (relu: y alone, x NULL)
+ *   out   y        in place
+ *   owns           a thread 4 neighbours; grid ceil(count / 1024)
+ *   needs          y and x 16-byte aligned where `wide`; count <= 1024 * INT_MAX (launcher: cudaErrorInvalidValue)
+ *   cost           12 bytes an element, relu 8; swiglu: about 25 instructions an element for exp and the division
+ *   numerics       fp32; swiglu takes exp only of numbers that are not positive, so that it never overflows; NaN stays,
+ *                  a swiglu gate of -Inf gives NaN
+ *   order          deterministic: no sums over elements
+ */
 template <class Op>
 __global__ void __launch_bounds__(THREADS) each_kernel(float *y, const float *x, int64_t count, bool wide) {
     int64_t at = 4 * ((int64_t)blockIdx.x * THREADS + threadIdx.x);
@@ -461,13 +497,17 @@ cudaError_t flrq_launch_add(float *y, const float *x, int64_t count, cudaStream_
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
-/*
- * add_bias: a block owns 1024 columns of some rows and keeps their bias in registers; 8 bytes an element.
- * gather_rows: a thread owns 4 neighbours of a row; reads the bytes of the row as stored, writes 4 an element (reads
- * them too when it accumulates).
- */
-enum { BIAS_ROWS = 8 };
+enum { BIAS_ROWS = 8 }; /* of a block of add_bias_kernel, more where the grid would grow too large */
 
+/* add_bias_kernel - one bias for every row
+ *   in    y        [rows, cols] fp32, row-major; bias [cols] fp32
+ *   out   y        in place
+ *   owns           a block 1024 columns of every gridDim.y-th row, a thread 4 of them with their bias in registers
+ *   needs          y and bias 16-byte aligned and cols % 4 == 0 where `wide`; gridDim.y <= 65535 (launcher)
+ *   cost           8 bytes an element; bound by memory
+ *   numerics       one fp32 addition; NaN and Inf stay in their element
+ *   order          deterministic: no sums over elements
+ */
 __global__ void __launch_bounds__(THREADS)
     add_bias_kernel(float *y, const float *bias, int64_t rows, int64_t cols, bool wide) {
     int64_t j = 4 * ((int64_t)blockIdx.x * THREADS + threadIdx.x);
@@ -489,6 +529,16 @@ cudaError_t flrq_launch_add_bias(float *y, const float *bias, int64_t rows, int6
     return cudaGetLastError();
 }
 
+/* gather_kernel - rows of a table by their numbers, as embeddings need them
+ *   in    table    [table.rows, n] fp32, fp16 or bf16, codes, or both summed; col_scale [n] or NULL; ids [tokens] int32
+ *   out   y        [tokens, n] fp32, row-major; added to what is there when `accumulate`
+ *   owns           a thread 4 neighbours of a row; grid tokens * tiles, a tile 1024 columns
+ *   needs          table without a low-rank part, ids in [0, table.rows) (caller); tokens * tiles <= INT_MAX (launcher:
+ *                  cudaErrorInvalidValue); alignment as flrq_view_wide() and `wide` say
+ *   cost           an element: its bytes as stored, 4 written, 4 more read when it accumulates; bound by memory
+ *   numerics       fp32: codes by one fmaf onto the dense part, times col_scale, plus the old value, each rounded once
+ *   order          deterministic: no sums over elements
+ */
 __global__ void __launch_bounds__(THREADS) gather_kernel(float *y, flrq_view table, const int32_t *ids, unsigned tiles,
                                                          bool accumulate, bool wide_table, bool wide) {
     int64_t token = blockIdx.x / tiles, n = table.cols;
@@ -522,15 +572,10 @@ cudaError_t flrq_launch_gather_rows(float *y, const flrq_view *table, const int3
 /* ---- losses ------------------------------------------------------------------------------------------------------ */
 
 /*
- *   in    logits   [tokens, vocab] fp32 (kl: two of them), target [tokens]
- *   out   nll, kl  [tokens] fp64, argmax [tokens]
- *   owns           a block of 512 threads a token
- *   cost           4 bytes an element, kl 8: one read, because the sum of exponentials is taken relative to a base that
- *                  follows the maximum. It moves only when the maximum is more than REBASE above it, hardly ever after
- *                  the first elements, so the double exp of a move costs nothing; terms are at most e^REBASE.
- *   numerics       exp in fp32 of x - base, |x - base| <= REBASE + (max - x) for terms that count, so their relative
- *                  error is (REBASE + max - x + 4) eps; 4 terms in fp32, the rest in double. NaN and +Inf give NaN;
- * -Inf has no weight; a row of -Inf gives NaN
+ * Logits are read once, because the sum of exponentials is taken relative to a base that follows the maximum. It moves
+ * only when the maximum is more than REBASE above it, hardly ever after the first elements, so the double exp of a move
+ * costs nothing; terms are at most e^REBASE. |x - base| <= REBASE + (max - x) for terms that count, so the relative
+ * error of an fp32 exp(x - base) is (REBASE + max - x + 4) eps.
  */
 enum { LOSS_THREADS = 512, REBASE = 8 };
 
@@ -574,6 +619,18 @@ __device__ static double log_of(const exp_sum &s) {
     return (double)s.base + log(s.sum);
 }
 
+/* nll_kernel - negative log-likelihood of the target and the first of the largest logits
+ *   in    logits   [tokens, vocab] fp32, row-major; target [tokens] int32, negative: not counted
+ *   out   nll      [tokens] fp64, nats; argmax [tokens] int32, or NULL
+ *   owns           a block of 512 threads a token, a thread 4 neighbours in every 2048; grid tokens
+ *   needs          target < vocab, vocab > 0 (caller); logits 16-byte aligned and vocab % 4 == 0 where `wide`
+ *                  (launcher)
+ *   cost           4 bytes an element, read once; one fp32 exp an element
+ *   numerics       exp in fp32 as above, 4 terms summed in fp32, the rest in double; 0 where the target is negative.
+ *                  NaN and +Inf give NaN, -Inf has no weight, a row of -Inf gives NaN; argmax passes over NaN, and is 0
+ *                  when all are NaN
+ *   order          deterministic: a thread's elements, then a butterfly over the lanes, then over the warps
+ */
 __global__ void __launch_bounds__(LOSS_THREADS)
     nll_kernel(double *nll, int32_t *argmax, const float *logits, const int32_t *target, int64_t vocab, bool wide) {
     __shared__ double shared[32];
@@ -613,7 +670,16 @@ cudaError_t flrq_launch_nll(double *nll, int32_t *argmax, const float *logits, c
     return cudaGetLastError();
 }
 
-/* KL = sum_j p_j (x_j - y_j) - logsumexp(x) + logsumexp(y) for logits x of p, y of q. */
+/* kl_kernel - KL = sum_j p_j (x_j - y_j) - logsumexp(x) + logsumexp(y) for logits x of p, y of q
+ *   in    p_logits [tokens, vocab] fp32, row-major; q_logits the same
+ *   out   kl       [tokens] fp64, nats, at least 0
+ *   owns           a block of 512 threads a token, a thread 4 neighbours in every 2048; grid tokens
+ *   needs          vocab > 0 (caller); both arrays 16-byte aligned and vocab % 4 == 0 where `wide` (launcher)
+ *   cost           8 bytes an element, read once; two fp32 exp an element
+ *   numerics       exp in fp32 as above, 4 terms summed in fp32, the rest in double; x_j of -Inf adds nothing, y_j of
+ *                  -Inf where x_j is larger gives Inf; other NaN and +Inf give NaN
+ *   order          deterministic: a thread's elements, then a butterfly over the lanes, then over the warps
+ */
 __global__ void __launch_bounds__(LOSS_THREADS)
     kl_kernel(double *kl, const float *p_logits, const float *q_logits, int64_t vocab, bool wide) {
     __shared__ double shared[32];
