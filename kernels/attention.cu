@@ -53,16 +53,6 @@ __device__ static span visible_keys(int query, int key0, int window) {
 
 /* ---- fp32 -------------------------------------------------------------------------------------------------------- */
 
-/*
- *   in    q        [tokens, heads, dim], k, v [tokens, kv_heads, dim] fp32
- *   out   out      [tokens, heads, dim]
- *   owns           a block of 256 threads 64 queries of a head and 128 columns of the output (a wider head is several
- *                  blocks, each with the scores anew); a thread 4 x 4 scores of a tile of 64 keys, then 4 queries x 8
- *                  columns of the output
- *   cost           4 dim flops for each query and visible key on the fp32 units: at 128 columns 32 fused multiply-adds
- *                  for 3 reads of 16 bytes from shared memory, 16 for 2 in the scores, so about 2/3 of the fp32 rate
- *   numerics       fp32, exp to 2 ulp
- */
 enum {
     THREADS = 256,
     QUERIES = 64,
@@ -127,6 +117,21 @@ __device__ static void multiply_add(float sum[4], const float4 &x, float y) {
     sum[3] = fmaf(x.w, y, sum[3]);
 }
 
+/* attention_f32_kernel - out = softmax(scale q k^T, masked) v in fp32, any head_dim
+ *   in    q        [tokens, heads, dim] fp32, row-major; k, v [tokens, kv_heads, dim] fp32
+ *   out   out      [tokens, heads, dim] fp32
+ *   owns           a block of 256 threads 64 queries of a head and 128 columns of the output (a wider head is several
+ *                  blocks, each with the scores anew); a thread 4 x 4 scores of a tile of 64 keys, then 4 queries x 8
+ *                  columns of the output; grid (heads, tiles of queries, tiles of columns)
+ *   needs          kv_heads divides heads (caller); grid y and z <= 65535 (launcher: cudaErrorInvalidValue); q, k, v
+ *                  16-byte aligned and dim % 4 == 0 where `wide` (launcher)
+ *   cost           4 dim flops for each query and visible key on the fp32 units: at 128 columns 32 fused multiply-adds
+ *                  for 3 reads of 16 bytes from shared memory, 16 for 2 in the scores, so about 2/3 of the fp32 rate
+ *   numerics       products and sums by fmaf in fp32, exp to 2 ulp, running maximum; masked and non-finite scores as
+ *                  the top of this file says
+ *   order          deterministic: dim and keys first to last; the sum of weights by tiles, each by a butterfly over 16
+ *                  lanes
+ */
 __global__ void __launch_bounds__(THREADS) attention_f32_kernel(problem a, bool wide) {
     __shared__ __align__(16) float stage[2 * DEPTH * PITCH];
     __shared__ __align__(16) float p[KEYS * PITCH]; /* [key][query] */
@@ -224,15 +229,8 @@ cudaError_t flrq_launch_attention_f32(const flrq_attention_args *a, cudaStream_t
 /* ---- bf16 -------------------------------------------------------------------------------------------------------- */
 
 /*
- *   in    q        [tokens, heads, dim], k, v [tokens, kv_heads, dim] fp32
- *   out   out      [tokens, heads, dim] fp32
- *   via   packed   [k | v][kv_heads][tokens, to a multiple of 64][D] bf16, D >= dim a width with an instance; zeros
- *                  where there is nothing
- *   owns           a block of 4 warps 128 queries of a head (64 at D = 256), a warp 32 (16) of them
- *   cost           4 dim flops for each query and visible key on the matrix units; packing reads 4 bytes and writes 2
- *                  for each element of k and v, then q and out once each
- *   numerics       q scale log2(e), k, v and the weights rounded to bf16; products, maxima, exp2 and sums in fp32; the
- *                  sum of weights is that of the weights before rounding
+ * Two kernels: pack_kernel rounds k and v to bf16, attention_bf16_kernel multiplies. D >= head_dim is a width with an
+ * instance.
  *
  * Why k and v are packed first: a block would otherwise convert every tile again, for each of 16 tiles of queries at
  * 2048 tokens, and hold it in registers on its way, which are full. Packed tiles arrive by cp.async behind the
@@ -281,7 +279,16 @@ template <bool WIDE> __device__ __forceinline__ uint4 pack8(const float *row, in
                       pack2(v[4] * scale, v[5] * scale), pack2(v[6] * scale, v[7] * scale));
 }
 
-/* A thread packs 8 columns; blockIdx.y is k or v and the head. */
+/* pack_kernel - k and v as the matrix units want them
+ *   in    a.k, a.v [tokens, kv_heads, dim] fp32, row-major
+ *   out   packed   [k | v][kv_heads][padded, D] bf16; zeros from `tokens` and dim on
+ *   owns           a thread 8 columns of a token; grid (ceil(padded * D / 8 / 256), 2 * kv_heads: k or v and the head)
+ *   needs          padded = tokens to a multiple of 64, dim <= D, packed 16-byte aligned; 2 * kv_heads <= 65535
+ *                  (flrq_attention_bf16_scratch(): 0); k, v 16-byte aligned and dim % 8 == 0 where `wide` (launcher)
+ *   cost           reads 4 bytes and writes 2 for each element of k and v; bound by memory
+ *   numerics       rounded to the nearest bf16, ties to even; NaN stays, Inf beyond 3.396e38
+ *   order          deterministic: no sums
+ */
 template <int D>
 __global__ void __launch_bounds__(THREADS) pack_kernel(uint4 *packed, problem a, int padded, bool wide) {
     const int units = D / PACK;
@@ -432,6 +439,21 @@ __device__ __forceinline__ void soften(float s[M_TILES][KEYS / 8][4], float out[
     }
 }
 
+/* attention_bf16_kernel - out = softmax(scale q k^T, masked) v by bf16 products
+ *   in    a.q      [tokens, heads, dim] fp32, row-major; packed: k, v [kv_heads, padded, D] bf16 of pack_kernel
+ *   out   a.out    [tokens, heads, dim] fp32
+ *   owns           a block of 4 warps 128 queries of a head (64 at D = 256), a warp 32 (16) of them; grid (heads, tiles
+ *                  of queries)
+ *   needs          kv_heads divides heads (caller); grid y <= 65535 (launcher: cudaErrorInvalidValue); (queries + 128)
+ *                  rows of D + 8 bf16 of dynamic shared memory; q 16-byte aligned and dim % 8 == 0 where `wide_q`, out
+ *                  8-byte aligned and dim even where `wide_out` (launcher)
+ *   cost           4 D flops for each query and visible key on the matrix units; q read and out written once, k and v
+ *                  from L2 for each tile of queries
+ *   numerics       q scale log2(e), k, v and the weights rounded to bf16; products, maxima, exp2 and sums in fp32; the
+ *                  sum of weights is that of the weights before rounding; masked and non-finite scores as the top of
+ *                  this file says
+ *   order          deterministic: keys tile by tile, first to last; within 16 the order of the matrix units
+ */
 template <int D, int M_TILES>
 __global__ void __launch_bounds__(32 * WARPS, 2)
     attention_bf16_kernel(problem a, packed_keys packed, bool wide_q, bool wide_out) {
