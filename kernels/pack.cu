@@ -43,10 +43,14 @@ __device__ __forceinline__ static uint32_t word_of_warp(uint32_t x, uint32_t y, 
 }
 
 /* pack_stream - units of 32 codes of one stream
- *   in   code   [units * 32], 16-byte aligned
- *   out  packed [units * BITS] words, aligned to 4 * BITS bytes at 2 and 4 bits
- *   owns        lane = a unit; warps in steps of the grid
- *   cost        reads 32 and writes 4 * BITS bytes per unit
+ *   in   code      [units * 32] uint8, contiguous; bits of a code beyond BITS are ignored
+ *   out  packed    [units * BITS] words, little-endian bit stream
+ *   owns           lane = a unit; warps in steps of the grid
+ *   needs          code 16-byte aligned, packed 4 * BITS bytes at 2 and 4 bits, rows that end at whole words
+ *                  (launcher: codes_of_stream(), else pack_words)
+ *   cost           reads 32 and writes 4 * BITS bytes a unit; memory bound
+ *   numerics       integers only
+ *   order          deterministic: every word has one writer
  */
 template <int BITS>
 __global__ void __launch_bounds__(THREADS) pack_stream(uint32_t *packed, const uint8_t *code, int64_t units) {
@@ -84,7 +88,15 @@ __global__ void __launch_bounds__(THREADS) pack_stream(uint32_t *packed, const u
     }
 }
 
-/* unpack_stream - the inverse, same shapes and alignment */
+/* unpack_stream - the inverse
+ *   in   packed    [units * BITS] words, little-endian bit stream
+ *   out  code      [units * 32] uint8, contiguous; bits beyond BITS are 0
+ *   owns           lane = a unit; warps in steps of the grid
+ *   needs          as pack_stream (launcher: codes_of_stream(), else unpack_codes)
+ *   cost           reads 4 * BITS and writes 32 bytes a unit; memory bound
+ *   numerics       integers only
+ *   order          deterministic: every code has one writer
+ */
 template <int BITS>
 __global__ void __launch_bounds__(THREADS) unpack_stream(uint8_t *code, const uint32_t *packed, int64_t units) {
     const int lane = (int)threadIdx.x % 32;
@@ -119,7 +131,15 @@ __global__ void __launch_bounds__(THREADS) unpack_stream(uint8_t *code, const ui
     }
 }
 
-/* pack_words - rows of any length at any address: a thread writes a word, from 4 to 17 codes */
+/* pack_words - rows of any length, codes at any address
+ *   in   code      [rows, cols] uint8, row-major; bits of a code beyond `bits` are ignored
+ *   out  packed    [rows, words] words, little-endian bit stream; 0 beyond the last code of a row
+ *   owns           a thread a word, from 4 to 16 codes; in steps of the grid
+ *   needs          words = ceil(cols * bits / 32), bits 2, 3, 4 or 8 (caller: op_check_pack())
+ *   cost           a byte read and bits / 8 written for each code, single bytes: bound by instructions and L1
+ *   numerics       integers only
+ *   order          deterministic: every word has one writer
+ */
 __global__ void __launch_bounds__(THREADS)
     pack_words(uint32_t *packed, const uint8_t *code, int64_t rows, int64_t cols, int64_t words, int bits) {
     const int64_t count = rows * words, step = (int64_t)gridDim.x * THREADS;
@@ -134,7 +154,15 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* unpack_codes - a thread writes a code */
+/* unpack_codes - the inverse, for rows of any length
+ *   in   packed    [rows, words] words, little-endian bit stream
+ *   out  code      [rows, cols] uint8, row-major, at any address; bits beyond `bits` are 0
+ *   owns           a thread a code; in steps of the grid
+ *   needs          words = ceil(cols * bits / 32), bits 2, 3, 4 or 8 (caller: op_check_pack())
+ *   cost           bits / 8 bytes read and one written for each code, single bytes: bound by instructions and L1
+ *   numerics       integers only
+ *   order          deterministic: every code has one writer
+ */
 __global__ void __launch_bounds__(THREADS)
     unpack_codes(uint8_t *code, const uint32_t *packed, int64_t rows, int64_t cols, int64_t words, int bits) {
     const int64_t count = rows * cols, step = (int64_t)gridDim.x * THREADS;
