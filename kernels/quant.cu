@@ -283,13 +283,17 @@ __device__ static void store_codes(const quantize_args &a, const uint8_t *code, 
 /* ---- kernels ---------------------------------------------------------------------------------------------------- */
 
 /* quantize_tiles - clip search and quantization in groups of at most 256 columns
- *   in   a.job.a    any operand [rows, cols], read once; h [cols] or NULL
- *   out  a.job      code, scale, zero; parts (one for each block of threads) or NULL
+ *   in   a.job.a    any operand [rows, cols], read once; h [cols] fp32 or NULL
+ *   out  a.job      code [rows, cols] uint8; scale [rows, n_groups] fp32, weight units a step; zero [rows, n_groups]
+ *                   uint8 or NULL; parts (one for each block of threads) or NULL
  *   owns            block = 4 or 8 warps: the groups of a stripe of tile_cols columns, rows in tiles of 4 per warp;
  *                   grid (stripes, row tiles / ROW_TILES)
+ *   needs           rows and cols below 2^31, arguments of op_check_quantize() (caller); group <= 256, geometry and
+ *                   alignment of args_of(), tile_words() words of dynamic shared memory; USUAL: one group a tile, of
+ *                   USUAL_FOURS (launcher)
  *   cost            reads the operand once, writes a byte per weight and 4 or 5 per group; instructions: see above
  *   numerics        quant_search.h; a group of zeros: scale 1; non-finite weights were refused by the caller
- *   order           deterministic
+ *   order           deterministic: that of quant_search.h in a group, of the geometry in parts
  */
 template <int KIND, bool USUAL>
 __global__ void __launch_bounds__(MOST_WARPS * 32, 2) quantize_tiles(const quantize_args args) {
@@ -365,7 +369,15 @@ __device__ static void add_part(tally &t, const flrq_quantize_part &part) {
     t.zero_groups += part.zero_groups;
 }
 
-/* Adds all parts to *sum, by one block. */
+/* quantize_sum - adds the statistics of all blocks of threads
+ *   in   parts      [count]
+ *   out  sum        [1], added to what is there
+ *   owns            one block: a thread every 1024th part
+ *   needs           sum outside parts; launched after the kernel that writes parts, on its stream
+ *   cost            40 bytes a part; bound by latency
+ *   numerics        errors, norms and ratios in double, counts in 64-bit integers
+ *   order           deterministic: the parts of a thread, then a butterfly over the lanes, then over the warps
+ */
 __global__ void __launch_bounds__(SUM_THREADS)
     quantize_sum(flrq_quantize_part *sum, const flrq_quantize_part *parts, int64_t count) {
     tally t = {0, 0, 0, 0, 0};
