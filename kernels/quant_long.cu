@@ -197,12 +197,18 @@ struct long_group {
 };
 
 /* quantize_long - clip search and quantization in groups of any length
- *   in   a.job.a    dense operand [rows, cols], with a column scale at most: read once in each pass (L2); h or NULL
- *   out  a.job      code, scale, zero; parts (one for each block of threads) or NULL
+ *   in   a.job.a    dense operand [rows, cols], with a column scale at most: read once in each pass (L2); h [cols] fp32
+ *                   or NULL
+ *   out  a.job      code [rows, cols] uint8; scale [rows, n_groups] fp32, weight units a step; zero [rows, n_groups]
+ *                   uint8 or NULL; parts (one for each block of threads) or NULL
  *   owns            block = a group: its teams take blocks of 256 columns in turn; grid: rows * n_groups, at most
  *                   GRID_MOST, then in steps of the grid
+ *   needs           no codes and no low-rank part (launcher of quant.cu: cudaErrorInvalidValue); blockDim.x a multiple
+ *                   of 64, at most LONG_THREADS, 2 * CHUNK_WORDS words of dynamic shared memory a team (launcher)
  *   cost            passes: range and norm, one for 8 trials, errors, codes
- *   numerics, order as above
+ *   numerics        quant_search.h: blocks of 256 in fp32, their sums in double; a group of zeros: scale 1; non-finite
+ *                   weights were refused by the caller
+ *   order           deterministic: blocks first to last, whatever team summed them
  */
 template <int KIND> __global__ void __launch_bounds__(LONG_THREADS, 2) quantize_long(const quantize_args a) {
     FLRQ_DYN_SMEM(float, memory);
