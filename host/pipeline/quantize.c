@@ -74,6 +74,8 @@ typedef struct job {
     void *d_weights[2];
     int64_t requested; /* last item asked for, -1 none */
     in_flight flight;
+    int halved;       /* the token batch, for want of memory */
+    int advanced;     /* the activations are no longer the input of the block that the run began with */
     double last_save; /* clock of the last saved activations, and how long saving took */
     double save_seconds;
     flrq_phases phases;
@@ -186,31 +188,26 @@ static void release(job *j) {
     flrq_backend_close(j->be);
 }
 
-/* Says how much of the device was free beside what could not be had. */
+/* Adds the remedy to an error that names what was wanted and what was free. */
 static flrq_status out_of_memory(const job *j, flrq_status status) {
-    flrq_device_info device;
-    char text[512];
+    char text[1024];
+    if (status != FLRQ_ERR_MEMORY || !j->plan.separate) return status;
     snprintf(text, sizeof text, "%s", flrq_last_error());
-    if (j->be->info(j->be, &device) != FLRQ_OK) return flrq_fail(status, "%s", text);
-    return flrq_fail(
-        status,
-        "%s; %zu bytes of %zu are free on %s; use a shorter --calib-len, fewer --calib-samples, or another "
-        "--device",
-        text, device.free_bytes, device.total_bytes, device.name);
+    return flrq_fail(status, "%s; use %sanother --device", text,
+                     j->plan.calibrated ? "a shorter --calib-len, fewer --calib-samples, or " : "");
 }
 
-/* allocate(), and where a device's memory does not suffice after all once more with half the token batch. */
-static flrq_status allocate_within_reach(job *j) {
-    flrq_status status = allocate(j);
-    if (status != FLRQ_ERR_MEMORY || !j->plan.separate) return status;
+/* Where a device's memory does not suffice after all, everything is allocated once more with half the token batch. */
+static flrq_status halve_batch(job *j, flrq_status status) {
     int64_t half = j->plan.batch / 2 / FLRQ_TOKEN_TILE * FLRQ_TOKEN_TILE;
-    release_work(j);
-    if (half == 0 || j->target.batch) return out_of_memory(j, status);
+    if (status != FLRQ_ERR_MEMORY || !j->plan.separate || !j->plan.calibrated || j->halved || j->target.batch || !half)
+        return status;
     flrq_notice(j->reporter, "%s: token batch halved to %lld", flrq_last_error(), (long long)half);
+    j->halved = 1;
+    release_work(j);
     j->plan.batch = half;
     j->plan.workspace_bytes = flrq_workspace_bytes(j->model, j->plan.length, half);
-    status = allocate(j);
-    return status == FLRQ_ERR_MEMORY ? out_of_memory(j, status) : status;
+    return allocate(j);
 }
 
 /* ---- reading
@@ -590,6 +587,7 @@ static flrq_status run_block(job *j, int64_t index) {
         advise(j, index, flrq_checkpoint_drop);
         if (index + 1 < j->model->layers) {
             FLRQ_TRY(use_quantized(j, block));
+            j->advanced = 1;
             FLRQ_TRY(advance(j, block, "forward"));
         }
     }
@@ -604,25 +602,26 @@ static flrq_status write_globals(job *j) {
     return take_off(j, -1, writer, json_object());
 }
 
+static flrq_status record_batch(job *j) {
+    if (!j->plan.calibrated || j->state.batch == j->plan.batch) return FLRQ_OK;
+    FLRQ_TRY(land(j)); /* one thread at a time appends to the journal */
+    return flrq_state_record_batch(&j->state, j->plan.batch);
+}
+
 /* The activations and all memory that the blocks need. The embedding is gone before the rest is allocated. */
 static flrq_status prepare(job *j) {
     int64_t from = 0;
     if (j->plan.calibrated) {
-        flrq_status status = flrq_calibrator_new(&j->calibration, j->be, j->model, &j->plan, j->config, j->reporter);
-        if (status == FLRQ_ERR_MEMORY && j->plan.separate) return out_of_memory(j, status);
-        FLRQ_TRY(status);
+        FLRQ_TRY(flrq_calibrator_new(&j->calibration, j->be, j->model, &j->plan, j->config, j->reporter));
         if (j->plan.activations_on_host)
             flrq_notice(j->reporter, "the calibration activations do not fit the device: they stay in host memory, and "
                                      "one segment at a time is moved");
         FLRQ_TRY(first_activations(j, &from));
     }
-    FLRQ_TRY(allocate_within_reach(j));
-    if (!j->plan.calibrated) return FLRQ_OK;
-    if (j->state.batch != j->plan.batch) {
-        FLRQ_TRY(land(j)); /* one thread at a time appends to the journal */
-        FLRQ_TRY(flrq_state_record_batch(&j->state, j->plan.batch));
-    }
-    return replay(j, from);
+    flrq_status status = allocate(j);
+    if (status != FLRQ_OK) FLRQ_TRY(halve_batch(j, status));
+    FLRQ_TRY(record_batch(j));
+    return j->plan.calibrated ? replay(j, from) : FLRQ_OK;
 }
 
 /* All blocks that are not committed. FLRQ_STOPPED without a text on a request to stop. */
@@ -632,6 +631,28 @@ static flrq_status run_blocks(job *j) {
         FLRQ_TRY(run_block(j, block));
     }
     return land(j);
+}
+
+/* After a request to stop: what is in flight is committed first. The activations are still the input of the first block
+ * that is not: calibration works on copies. */
+static flrq_status stop(job *j) {
+    FLRQ_TRY(land(j));
+    FLRQ_TRY(maybe_save(j, 1));
+    return flrq_fail(FLRQ_STOPPED, "stopped with %lld of %lld blocks committed in %s", (long long)j->state.committed,
+                     (long long)j->model->layers, j->state.dir);
+}
+
+/* Buffers that the backend takes for itself when an op first asks for them may be too much as well: then the first
+ * block is begun again with half the token batch, while nothing depends on the batch yet. */
+static flrq_status run_or_halve(job *j) {
+    flrq_status status = run_blocks(j);
+    if (status == FLRQ_ERR_MEMORY && !j->advanced && j->state.committed == 0 &&
+        flrq_stage_drain(j->staging.writer) == FLRQ_OK) {
+        status = halve_batch(j, status);
+        if (status == FLRQ_OK) status = record_batch(j);
+        if (status == FLRQ_OK) status = run_blocks(j);
+    }
+    return status == FLRQ_STOPPED ? stop(j) : status;
 }
 
 static flrq_status run_job(job *j) {
@@ -644,21 +665,10 @@ static flrq_status run_job(job *j) {
     flrq_status status = prepare(j);
     j->phases.open += flrq_seconds() - begin;
     j->last_save = flrq_seconds();
-    if (status != FLRQ_OK) {
-        (void)flrq_stage_drain(j->staging.writer);
-        return status;
-    }
-    status = run_blocks(j);
+    if (status == FLRQ_OK) status = run_or_halve(j);
     if (status == FLRQ_OK) return FLRQ_OK;
-    if (status != FLRQ_STOPPED) { /* what is in flight is still committed */
-        (void)flrq_stage_drain(j->staging.writer);
-        return status;
-    }
-    /* The activations are still the input of the first block not committed: calibration works on copies. */
-    FLRQ_TRY(land(j));
-    FLRQ_TRY(maybe_save(j, 1));
-    return flrq_fail(FLRQ_STOPPED, "stopped with %lld of %lld blocks committed in %s", (long long)j->state.committed,
-                     (long long)j->model->layers, j->state.dir);
+    (void)flrq_stage_drain(j->staging.writer); /* what is in flight is still committed */
+    return out_of_memory(j, status);
 }
 
 /* Writes what stands beside the shards, checks the whole by reading it back, and only then puts config.json in place.

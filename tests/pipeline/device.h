@@ -31,8 +31,9 @@ static struct {
     size_t own;                               /* free besides, for what a real backend takes for itself */
     long allocations, alive, fail_allocation; /* fail_allocation: number of the one that fails, 0 none */
     long copies, fail_copy;
-    long download_us; /* what every download of a lane takes at least */
-    int absent;       /* flrq_backend_open("cuda") fails */
+    long linears, fail_linear; /* linear() number fail_linear finds no memory for itself */
+    long download_us;          /* what every download of a lane takes at least */
+    int absent;                /* flrq_backend_open("cuda") fails */
     flrq_precision precision;
     uint64_t ops;
     device_use uses[DEVICE_USES];
@@ -202,6 +203,8 @@ static flrq_status device_linear(flrq_backend *be, float *d_y, const float *d_x,
                                  const float *d_bias, int64_t tokens) {
     if (device.precision != FLRQ_PRECISION_FAST) device_fault("a forward at full precision");
     device_reads(a);
+    if (++device.linears == device.fail_linear)
+        return flrq_fail(FLRQ_ERR_MEMORY, "device: 99 bytes wanted for scratch, 7 are free");
     return device.cpu->linear(device.cpu, d_y, d_x, a, d_bias, tokens);
 }
 
@@ -274,7 +277,7 @@ static inline void device_reset(uint64_t random) {
     device.random = random;
     device.limit = device.used = device.peak = device.own = 0;
     device.allocations = device.alive = device.fail_allocation = device.copies = device.fail_copy = device.phases = 0;
-    device.download_us = 0;
+    device.download_us = device.linears = device.fail_linear = 0;
     device.absent = device.n_uses = 0;
     device.ops = 0;
     device.precision = FLRQ_PRECISION_FULL;

@@ -284,6 +284,35 @@ static void halved_when_memory_runs_out(void **state) {
     assert_true(halved > 10 && refused > 3);
 }
 
+/* The same where an op wants memory of its own: the first block is begun again, later ones are an error. */
+static void memory_for_an_op(void **state) {
+    char out[600];
+    device_reset(0);
+    MUST(job("quantize", new_out(out), NULL, NULL, "device", "cuda", CALIBRATED, NULL));
+    long last = device.linears, halved = 0, refused = 0;
+    for (long n = 1; n <= last; n += 3) {
+        listener l = {{0}, 0, 0, 0, 0};
+        device_reset((uint64_t)n);
+        device.fail_linear = n;
+        flrq_status status = job("quantize", new_out(out), &l, NULL, "device", "cuda", CALIBRATED, NULL);
+        device_is_clean();
+        if (status == FLRQ_OK) {
+            assert_non_null(strstr(l.notices, "7 are free: token batch halved to 512"));
+            halved++;
+        } else {
+            refused++;
+            assert_int_equal(status, FLRQ_ERR_MEMORY);
+            assert_non_null(
+                strstr(flrq_last_error(), "99 bytes wanted for scratch, 7 are free; use a shorter --calib-len"));
+            assert_non_null(strstr(flrq_last_error(), "block "));
+            MUST(job("quantize", out, NULL, NULL, "device", "cuda", CALIBRATED, NULL));
+            device_is_clean();
+        }
+        same_bytes(out, reference(1));
+    }
+    assert_true(halved > 3 && refused > 3);
+}
+
 static void plan_without_a_device(void **state) {
     char out[600];
     listener l = {{0}, 0, 0, 0, 0};
@@ -392,6 +421,7 @@ int main(void) {
         cmocka_unit_test(plan_is_the_run),
         cmocka_unit_test(less_and_less_memory),
         cmocka_unit_test(halved_when_memory_runs_out),
+        cmocka_unit_test(memory_for_an_op),
         cmocka_unit_test(plan_without_a_device),
         cmocka_unit_test(failing_copies),
         cmocka_unit_test(stops),
