@@ -1,11 +1,16 @@
 /* feed.c - pieces of weights on their way from files to the backend. */
 #include "model/feed.h"
 
+#include <stdatomic.h>
 #include <string.h>
+
+#include "core/parallel.h"
+
+enum { READ_PIECE = 1 << 20 };
 
 flrq_status flrq_feed_new(flrq_feed *feed, flrq_backend *be, size_t slot_bytes, int slots, int beside) {
     memset(feed, 0, sizeof *feed);
-    feed->be = be, feed->slot_bytes = slot_bytes, feed->slots = slots;
+    feed->be = be, feed->slot_bytes = slot_bytes, feed->slots = slots, feed->readers = 1;
     flrq_status status = FLRQ_OK;
     for (int i = 0; i < slots; i++)
         FLRQ_GOTO(be->host_alloc(be, (void **)&feed->slot[i], slot_bytes, "weights on their way to the device"));
@@ -44,6 +49,33 @@ flrq_status flrq_feed_wait(flrq_feed *feed) {
     return FLRQ_OK;
 }
 
+/* ---- reading by several threads ---------------------------------------------------------------------------------- */
+
+typedef struct wide_read {
+    const flrq_checkpoint *checkpoint;
+    const flrq_tensor *tensor;
+    char *to;
+    uint64_t first, bytes;
+    atomic_int failed;
+} wide_read;
+
+static void read_piece(void *arg, int64_t index, int thread) {
+    wide_read *w = arg;
+    uint64_t at = (uint64_t)index * READ_PIECE, bytes = w->bytes - at < READ_PIECE ? w->bytes - at : READ_PIECE;
+    if (flrq_checkpoint_read(w->checkpoint, w->tensor, w->to + at, w->first + at, bytes) != FLRQ_OK) w->failed = 1;
+}
+
+/* A failure is met again by reading alone, for its text belongs to the thread that met it. */
+static flrq_status read_slot(const flrq_feed *feed, const flrq_checkpoint *checkpoint, const flrq_tensor *tensor,
+                             char *slot, uint64_t first, uint64_t bytes) {
+    wide_read w = {checkpoint, tensor, slot, first, bytes, 0};
+    if (feed->readers > 1 && bytes > READ_PIECE) {
+        flrq_parallel_for(feed->readers, (int64_t)((bytes + READ_PIECE - 1) / READ_PIECE), read_piece, &w);
+        if (!w.failed) return FLRQ_OK;
+    }
+    return flrq_checkpoint_read(checkpoint, tensor, slot, first, bytes);
+}
+
 flrq_status flrq_feed_tensor(flrq_feed *feed, const flrq_checkpoint *checkpoint, const flrq_tensor *tensor,
                              void *d_to) {
     for (uint64_t at = 0; at < tensor->bytes; at += feed->slot_bytes) {
@@ -51,7 +83,7 @@ flrq_status flrq_feed_tensor(flrq_feed *feed, const flrq_checkpoint *checkpoint,
         char *slot;
         flrq_status status = flrq_feed_take(feed, &slot);
         if (status == FLRQ_OK) {
-            FLRQ_TRY(flrq_checkpoint_read(checkpoint, tensor, slot, at, bytes)); /* names the tensor itself */
+            FLRQ_TRY(read_slot(feed, checkpoint, tensor, slot, at, bytes)); /* names the tensor itself */
             status = flrq_feed_send(feed, (char *)d_to + at, slot, bytes);
         }
         if (status != FLRQ_OK) return flrq_trace(status, "tensor %s", tensor->name);

@@ -10,13 +10,16 @@
 #include "flrq_backend.h"
 #include "io/safetensors.h"
 
-enum { FLRQ_FEED_SLOTS = 4 };
+/* Threads that fill a slot where the backend leaves the CPU alone: one copies out of the page cache at a fraction of
+ * what memory gives. */
+enum { FLRQ_FEED_SLOTS = 4, FLRQ_FEED_READERS = 4 };
 
 typedef struct flrq_feed {
     flrq_backend *be;
     flrq_lane *lane; /* NULL: copies in the order of the ops */
     size_t slot_bytes;
     int slots, next; /* the slot taken last is next - 1 */
+    int readers;     /* threads that fill a slot; 1 unless the owner raises it */
     char *slot[FLRQ_FEED_SLOTS];
     uint64_t ticket[FLRQ_FEED_SLOTS]; /* of the last copy out of the slot; 0: none */
 } flrq_feed;

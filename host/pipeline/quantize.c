@@ -10,11 +10,12 @@
  * block i+1 only after the commit of block i), so that a kill at any instant loses only the blocks not yet committed:
  * the present one, and with overlap the one in flight. What is written does not depend on overlap.
  *
- * Nothing in the loop over the blocks allocates but the JSON records. The ops of the main thread run ahead of it but
- * for these points, where it waits for the device: after reading, the count of non-finite weights; at the end of the
- * calibration, the sums; in a fit, every error that decides the next step, and the factors that are rounded on the
- * host; without overlap, each piece on its way to a file; saving the activations; and, when these live in host memory,
- * every segment of a forward.
+ * Nothing in the loop over the blocks allocates device memory; on the host only the records, the writer of a block, the
+ * buffer of saved activations and a row that is not finite. The ops of the main thread run ahead of it but for these
+ * points, where it waits for the device: after reading, the count of non-finite weights; at the end of the calibration,
+ * the sums; in a fit, every error that decides the next step, and the largest elements of the factors; without overlap,
+ * each piece on its way to a file; saving the activations; and, when these live in host memory, every segment of a
+ * forward.
  */
 #include <inttypes.h>
 #ifdef __GLIBC__
@@ -75,7 +76,7 @@ typedef struct job {
     int64_t requested; /* last item asked for, -1 none */
     in_flight flight;
     int halved;       /* the token batch, for want of memory */
-    int advanced;     /* the activations are no longer the input of the block that the run began with */
+    int handed_over;  /* a block was given to the writer to commit: it cannot be begun again */
     double last_save; /* clock of the last saved activations, and how long saving took */
     double save_seconds;
     flrq_phases phases;
@@ -126,6 +127,7 @@ static flrq_status allocate_reader(job *j) {
             FLRQ_TRY(be->alloc(be, &j->d_weights[i], plan->weight_bytes, "one weight"));
     if (plan->overlap || !plan->calibrated)
         FLRQ_TRY(flrq_feed_new(&j->feed, be, plan->feed_bytes, plan->overlap ? FLRQ_FEED_SLOTS : 1, plan->overlap));
+    if (plan->separate) j->feed.readers = FLRQ_FEED_READERS;
     j->requested = -1;
     return flrq_stage_open(&j->reader, "flrq reader", plan->overlap);
 }
@@ -447,7 +449,9 @@ static flrq_status quantize_block(job *j, int64_t index, const flrq_block *block
     }
     flrq_progress(j->reporter, "write", 0, 1);
     FLRQ_GOTO(flrq_block_writer_factors(writer, j->layers));
-    json_t *record = json_pack("{s:f, s:O}", "seconds", flrq_seconds() - begin, "matrices", matrices);
+    /* Steals `matrices`: what the writer's thread has is no longer touched here. */
+    json_t *record = json_pack("{s:f, s:o}", "seconds", flrq_seconds() - begin, "matrices", matrices);
+    matrices = NULL;
     status = take_off(j, index, writer, record);
     writer = NULL;
 out:
@@ -583,11 +587,11 @@ static flrq_status run_block(job *j, int64_t index) {
     FLRQ_TRY(land(j));
     FLRQ_TRY(maybe_save(j, 0));
     FLRQ_TRY(quantize_block(j, index, block, begin));
+    j->handed_over = 1;
     if (j->plan.calibrated) {
         advise(j, index, flrq_checkpoint_drop);
         if (index + 1 < j->model->layers) {
             FLRQ_TRY(use_quantized(j, block));
-            j->advanced = 1;
             FLRQ_TRY(advance(j, block, "forward"));
         }
     }
@@ -646,8 +650,8 @@ static flrq_status stop(job *j) {
  * block is begun again with half the token batch, while nothing depends on the batch yet. */
 static flrq_status run_or_halve(job *j) {
     flrq_status status = run_blocks(j);
-    if (status == FLRQ_ERR_MEMORY && !j->advanced && j->state.committed == 0 &&
-        flrq_stage_drain(j->staging.writer) == FLRQ_OK) {
+    if (status == FLRQ_ERR_MEMORY && !j->handed_over && flrq_stage_drain(j->staging.writer) == FLRQ_OK &&
+        j->state.committed == 0) {
         status = halve_batch(j, status);
         if (status == FLRQ_OK) status = record_batch(j);
         if (status == FLRQ_OK) status = run_blocks(j);

@@ -170,6 +170,7 @@ flrq_status flrq_verify(const char *check, const flrq_model *source, const flrq_
     FLRQ_GOTO(flrq_feed_new(&buffers.packed, be, slot, 1, 0));
     FLRQ_GOTO(be->alloc(be, &buffers.d_words, slot, "the load-back check"));
     FLRQ_GOTO(flrq_feed_new(&buffers.source, be, plan->feed_bytes, plan->overlap ? FLRQ_FEED_SLOTS : 1, plan->overlap));
+    if (plan->separate) buffers.source.readers = FLRQ_FEED_READERS;
     for (int64_t i = 0; i < source->n_others; i++)
         if (source->others[i].fate == FLRQ_FATE_COPY)
             FLRQ_GOTO(compare_copy(source, &source->others[i], out, &buffers));

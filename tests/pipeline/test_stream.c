@@ -168,6 +168,38 @@ static void feed_failures(void **state) {
     flrq_checkpoint_close(checkpoint);
 }
 
+/* Slots that several threads fill; a file that has lost its end is an error with the text of one reader. */
+static void feed_by_several_threads(void **state) {
+    folder *f = folder_read("families/llama");
+    folder_tensor *t = folder_add(f, "model.layers.0.wide", FLRQ_F32, 2, 1111, 2000, NULL);
+    for (uint64_t i = 0; i < t->bytes / 4; i++) ((uint32_t *)t->data)[i] = (uint32_t)i * 2654435761u;
+    char path[600];
+    snprintf(path, sizeof path, "%s/model.safetensors", folder_write(f));
+    flrq_checkpoint *checkpoint;
+    flrq_backend *be;
+    flrq_feed feed;
+    void *d_to;
+    device_reset(11);
+    MUST(flrq_checkpoint_open(&checkpoint, path));
+    MUST(flrq_backend_open(&be, "cuda", 1));
+    MUST(flrq_feed_new(&feed, be, 5 << 20, 2, 1));
+    feed.readers = FLRQ_FEED_READERS;
+    MUST(be->alloc(be, &d_to, t->bytes, "a tensor"));
+    const flrq_tensor *stored = flrq_checkpoint_find(checkpoint, t->name);
+    MUST(flrq_feed_tensor(&feed, checkpoint, stored, d_to));
+    MUST(flrq_feed_wait(&feed));
+    assert_memory_equal(d_to, t->data, t->bytes);
+    assert_int_equal(truncate(path, (off_t)(stored->offset + t->bytes - 100)), 0);
+    assert_int_equal(flrq_feed_tensor(&feed, checkpoint, stored, d_to), FLRQ_ERR_IO);
+    assert_non_null(strstr(flrq_last_error(), "tensor model.layers.0.wide: "));
+    flrq_feed_free(&feed);
+    be->release(be, d_to);
+    flrq_backend_close(be);
+    flrq_checkpoint_close(checkpoint);
+    folder_free(f);
+    device_is_clean();
+}
+
 /* A whole block on a lane is the block that the order of the ops gives; packed weights are refused there. */
 static void block_beside(void **state) {
     flrq_model *m = model_opens("data/families/llama", 0);
@@ -204,7 +236,7 @@ int main(void) {
         cmocka_unit_test(in_order),        cmocka_unit_test(close_makes_the_calls),
         cmocka_unit_test(failure_travels), cmocka_unit_test(arguments_that_do_not_fit),
         cmocka_unit_test(feed_in_pieces),  cmocka_unit_test(feed_failures),
-        cmocka_unit_test(block_beside),
+        cmocka_unit_test(block_beside),    cmocka_unit_test(feed_by_several_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
