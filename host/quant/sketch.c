@@ -108,7 +108,8 @@ static flrq_status rotate(flrq_sketch *s, flrq_backend *be, int64_t m, int64_t n
     return be->gemm(be, s->d_v, s->d_z, s->d_rotate, n, b, b, 1, 0);
 }
 
-/* d_z [n, b] := the first b of the columns of the last d_v. Products with a selection of columns are exact. */
+/* d_z [n, b] := the first b of the columns of the last d_v, by a product with a selection of columns: exact, but for
+ * the rounding of d_v at FAST precision, which a start does not mind. */
 static flrq_status start_from_last(flrq_sketch *s, flrq_backend *be, int64_t n, int64_t b) {
     int64_t width = s->width;
     if (width == b) return be->copy(be, s->d_z, s->d_v, (size_t)(n * b) * sizeof(float));
