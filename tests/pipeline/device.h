@@ -32,6 +32,7 @@ static struct {
     long allocations, alive, fail_allocation; /* fail_allocation: number of the one that fails, 0 none */
     long copies, fail_copy;
     long linears, fail_linear; /* linear() number fail_linear finds no memory for itself */
+    int refuse_bf16;           /* materialize_bf16() is there and finds no memory for itself */
     long download_us;          /* what every download of a lane takes at least */
     int absent;                /* flrq_backend_open("cuda") fails */
     flrq_precision precision;
@@ -208,6 +209,10 @@ static flrq_status device_linear(flrq_backend *be, float *d_y, const float *d_x,
     return device.cpu->linear(device.cpu, d_y, d_x, a, d_bias, tokens);
 }
 
+static flrq_status device_materialize_bf16(flrq_backend *be, uint16_t *d_out, const flrq_operand *a) {
+    return flrq_fail(FLRQ_ERR_MEMORY, "device: 99 bytes wanted for panels, 7 are free");
+}
+
 static flrq_status device_clip_quantize(flrq_backend *be, flrq_codes *out, const flrq_operand *a, const float *d_h,
                                         const flrq_scheme *scheme, const flrq_clip *clip, flrq_clip_stats *stats) {
     if (device.precision != FLRQ_PRECISION_FULL) device_fault("quantization at less than full precision");
@@ -268,6 +273,7 @@ flrq_status __wrap_flrq_backend_open(flrq_backend **out, const char *name, int t
     be->linear = device_linear;
     be->clip_quantize = device_clip_quantize;
     be->pack = device_pack;
+    if (device.refuse_bf16) be->materialize_bf16 = device_materialize_bf16;
     *out = be;
     return FLRQ_OK;
 }
@@ -278,7 +284,7 @@ static inline void device_reset(uint64_t random) {
     device.limit = device.used = device.peak = device.own = 0;
     device.allocations = device.alive = device.fail_allocation = device.copies = device.fail_copy = device.phases = 0;
     device.download_us = device.linears = device.fail_linear = 0;
-    device.absent = device.n_uses = 0;
+    device.absent = device.n_uses = device.refuse_bf16 = 0;
     device.ops = 0;
     device.precision = FLRQ_PRECISION_FULL;
     device.fault[0] = 0;

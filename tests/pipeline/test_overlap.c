@@ -4,6 +4,7 @@
  */
 #include <dirent.h>
 
+#include "core/dtype.h"
 #include "io/npy.h"
 #include "pipeline/device.h"
 
@@ -11,12 +12,24 @@ enum { SEGMENTS = 2, LENGTH = 1300 };
 
 static char model_dir[512], tokens_path[560];
 
-/* The small Llama with a longer context, and tokens that fill several tiles. */
-static int set_up(void **state) {
+/* The small Llama with a longer context, as it is or in bf16. */
+static void write_model(char dir[512], flrq_dtype dtype) {
     folder *f = folder_read("families/llama");
     json_object_set_new(f->config, "max_position_embeddings", json_integer(4096));
-    snprintf(model_dir, sizeof model_dir, "%s", folder_write(f));
+    for (int i = 0; i < f->n && dtype == FLRQ_BF16; i++) {
+        folder_tensor *t = &f->tensors[i];
+        assert_int_equal(t->dtype, FLRQ_F32);
+        t->dtype = FLRQ_BF16, t->bytes /= 2;
+        for (int64_t k = 0; k < (int64_t)t->bytes / 2; k++) /* in place: element k is read before its bytes are lost */
+            flrq_store(t->data, FLRQ_BF16, k, flrq_load(t->data, FLRQ_F32, k));
+    }
+    snprintf(dir, 512, "%s", folder_write(f));
     folder_free(f);
+}
+
+/* The model, and tokens that fill several tiles. */
+static int set_up(void **state) {
+    write_model(model_dir, FLRQ_F32);
     int32_t *ids = malloc(sizeof(int32_t) * SEGMENTS * LENGTH);
     for (int i = 0; i < SEGMENTS * LENGTH; i++) ids[i] = (int32_t)((uint64_t)i * 2654435761u % 96);
     int64_t shape[2] = {SEGMENTS, LENGTH};
@@ -313,6 +326,27 @@ static void memory_for_an_op(void **state) {
     assert_true(halved > 3 && refused > 3);
 }
 
+/* Between a block's way to the writer and the next forward: the block cannot be begun again, though it may not be
+ * committed yet. */
+static void memory_after_the_fit(void **state) {
+    char out[600], whole[600], bf16[512];
+    write_model(bf16, FLRQ_BF16);
+    MUST(job("quantize", new_out(whole), NULL, NULL, "model", bf16, "device", "cpu", CALIBRATED, NULL));
+    device_reset(5);
+    device.refuse_bf16 = 1;
+    device.download_us = 15000;
+    assert_int_equal(job("quantize", new_out(out), NULL, NULL, "model", bf16, "device", "cuda", CALIBRATED, NULL),
+                     FLRQ_ERR_MEMORY);
+    assert_non_null(strstr(flrq_last_error(), "99 bytes wanted for panels"));
+    device_is_clean();
+    listener l = {{0}, 0, 0, 0, 0};
+    device_reset(5);
+    MUST(job("quantize", out, &l, NULL, "model", bf16, "device", "cuda", CALIBRATED, NULL));
+    device_is_clean();
+    assert_non_null(strstr(l.notices, "1 of 2 blocks are done"));
+    same_bytes(out, whole);
+}
+
 static void plan_without_a_device(void **state) {
     char out[600];
     listener l = {{0}, 0, 0, 0, 0};
@@ -422,6 +456,7 @@ int main(void) {
         cmocka_unit_test(less_and_less_memory),
         cmocka_unit_test(halved_when_memory_runs_out),
         cmocka_unit_test(memory_for_an_op),
+        cmocka_unit_test(memory_after_the_fit),
         cmocka_unit_test(plan_without_a_device),
         cmocka_unit_test(failing_copies),
         cmocka_unit_test(stops),
