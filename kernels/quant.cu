@@ -32,12 +32,17 @@ enum {
     MOST_GROUPS = 12, /* of a tile: MOST_WORDS over the fewest words of a group, rounded up to a multiple of 4 */
     RANKS = 32,       /* of the factors staged at a time */
     MOST_WARPS = 8,
-    SHARED_BYTES = 47 << 10,         /* of dynamic shared memory: what every device grants without being asked */
+    SHARED_BYTES = 46 << 10,         /* of dynamic shared memory: the 48 KiB of every launch, less what is static */
     ROW_TILES = 2,                   /* of a block of threads, so that h and factors are staged once for several rows */
     USUAL_FOURS = STRIPE / TEAM / 4, /* of groups of 128, whose geometry the compiler is told */
     GRID_MOST = 65535,
     SUM_THREADS = 1024
 };
+
+/* A launch with more than 48 KiB, static and dynamic, is refused: quantize_tiles has a tally for each team,
+ * write_part() 32 doubles and 32 counts. */
+static_assert(SHARED_BYTES + MOST_WARPS * WARP_ROWS * sizeof(tally) + 64 * sizeof(double) <= 48 << 10,
+              "static and dynamic shared memory");
 
 /* The quotient of two fp32 numbers, rounded to double and then to fp32. Where it is normal that is the fp32 quotient:
  * 53 bits are more than twice 24 plus one. */
