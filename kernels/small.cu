@@ -17,11 +17,11 @@ enum {
 
 /* ---- gram -------------------------------------------------------------------------------------------------------- */
 
-__device__ static void stage_columns(float tile[STEP][SQUARE], const float *y, int64_t row0, int64_t rows, int64_t col0,
-                                     int64_t b) {
+__device__ static void stage_columns(double tile[STEP][SQUARE], const float *y, int64_t row0, int64_t rows,
+                                     int64_t col0, int64_t b) {
     for (int at = (int)threadIdx.x; at < STEP * SQUARE; at += THREADS) {
         int i = at / SQUARE, j = at % SQUARE;
-        tile[i][j] = i < rows && col0 + j < b ? y[(row0 + i) * b + col0 + j] : 0.0f;
+        tile[i][j] = i < rows && col0 + j < b ? (double)y[(row0 + i) * b + col0 + j] : 0.0;
     }
 }
 
@@ -30,12 +30,13 @@ __device__ static void stage_columns(float tile[STEP][SQUARE], const float *y, i
  *   out  parts [chunks, b, b] f64, both triangles
  *   owns      block = one chunk and one square of 32 x 32 of the upper triangle; thread = 2 x 2 of it
  *   needs     nothing
- *   cost      m b (b + 1) / 2 fp64 fma; case "gram"
+ *   cost      m b (b + 1) / 2 fp64 fma; y becomes double when it is staged, because a conversion takes four times the
+ *             time of an fma; case "gram"
  *   numerics  products of f32 are exact in f64; rows in order
  *   order     deterministic
  */
 __global__ void __launch_bounds__(THREADS) gram_kernel(double *parts, const float *y, int64_t m, int64_t b, int pairs) {
-    __shared__ float left[STEP][SQUARE], right[STEP][SQUARE];
+    __shared__ double left[STEP][SQUARE], right[STEP][SQUARE];
     int64_t chunk = (int64_t)blockIdx.x / pairs;
     int pair = (int)(blockIdx.x % pairs), side = 0;
     while ((side + 1) * (side + 2) / 2 <= pair) side++; /* column of squares `side` has side + 1 of them */
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(THREADS) gram_kernel(double *parts, const floa
         __syncthreads();
         for (int k = 0; k < STEP; k++)
             for (int p = 0; p < 2; p++)
-                for (int q = 0; q < 2; q++) sum[p][q] = fma((double)left[k][i + p], (double)right[k][j + q], sum[p][q]);
+                for (int q = 0; q < 2; q++) sum[p][q] = fma(left[k][i + p], right[k][j + q], sum[p][q]);
         __syncthreads();
     }
     double *part = parts + chunk * b * b;
