@@ -96,6 +96,21 @@ bound() {
     bound 0.05 0.135
 }
 with=$kl
+# overlapped NAME OPTION...: the same with a reader's and a writer's thread.
+overlapped() {
+    name_of=$1
+    shift
+    flrq 0 quantize data/tinylm -o "$work/overlap" "$@" --overlap on --quiet
+    expect "$name_of: overlap changes no byte" diff -r -x journal.jsonl -x report.json "$work/$name_of" "$work/overlap"
+    rm -rf "$work/overlap"
+}
+# shellcheck disable=SC2086
+{
+    overlapped asym4 $calib --no-sym
+    overlapped channel4 $calib --group 0
+    overlapped paper2 $calib --bits 2 --preset paper
+    overlapped none4 --calib none
+}
 expect "fixed rank: $rank" number "$rank == 8 && $max_rank == 8"
 json 0 eval "$work/rank8" --text "$work/text" --ctx 256 --against data/tinylm --no-lowrank
 expect "without its low-rank part: KL $(value kl_mean)" number "$(value kl_mean) > 2 * $with"
