@@ -283,11 +283,61 @@ static void test_failures(void **state) {
     flrq_backend_close(be);
 }
 
+/** The token batch changes neither what the block gives nor what the observer sees at once; the workspace is what it
+ * says.
+ */
+static void test_batch(void **state) {
+    enum { TOKENS = 1100, HIDDEN = 32, GUARD = 64 };
+    static const int64_t batches[] = {FLRQ_TOKEN_TILE, 2 * FLRQ_TOKEN_TILE, TOKENS, 5 * FLRQ_TOKEN_TILE};
+    flrq_backend *be = backend_opens("cpu");
+    flrq_model *m = model_opens("data/families/llama", 0);
+    flrq_block *block;
+    float *first = NULL;
+    seen wanted = {.fail_at = -1};
+    MUST(flrq_block_new(&block, m, be));
+    MUST(flrq_block_load(block, m, 0));
+    for (int i = 0; i < 4; i++) {
+        size_t bytes = flrq_workspace_bytes(m, TOKENS, batches[i]);
+        unsigned char *d_work = backend_memory(be, bytes + GUARD);
+        float *x = malloc(TOKENS * HIDDEN * sizeof *x);
+        seen s = {.fail_at = -1};
+        memset(d_work, 0xa5, bytes + GUARD);
+        for (int k = 0; k < TOKENS * HIDDEN; k++) x[k] = (float)(k * 7919 % 1000) / 500 - 1;
+        MUST(flrq_forward_block(m, be, block, x, TOKENS, batches[i], d_work, see, &s));
+        for (int g = 0; g < GUARD; g++) assert_int_equal(d_work[bytes + g], 0xa5);
+        assert_int_equal(s.calls[FLRQ_INPUT_ATTENTION], 1);
+        assert_int_equal(s.calls[FLRQ_INPUT_MLP], 3);
+        assert_int_equal(s.calls[FLRQ_INPUT_DOWN], 3);
+        if (!first) {
+            first = x, wanted = s;
+        } else {
+            assert_memory_equal(x, first, TOKENS * HIDDEN * sizeof *x);
+            for (int k = 0; k < FLRQ_INPUT_COUNT; k++) {
+                assert_memory_equal(s.data[k], wanted.data[k], (size_t)(TOKENS * s.cols[k]) * sizeof(float));
+                free(s.data[k]);
+            }
+            free(x);
+        }
+        be->release(be, d_work);
+    }
+    assert_true(flrq_workspace_bytes(m, TOKENS, TOKENS) > flrq_workspace_bytes(m, TOKENS, FLRQ_TOKEN_TILE));
+    assert_int_equal(flrq_workspace_bytes(m, TOKENS, TOKENS), flrq_workspace_bytes(m, TOKENS, 5 * FLRQ_TOKEN_TILE));
+    for (int k = 0; k < FLRQ_INPUT_COUNT; k++) free(wanted.data[k]);
+    free(first);
+    flrq_block_free(block, be);
+    flrq_model_close(m);
+    flrq_backend_close(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stored_logits),    cmocka_unit_test(test_observer),
-        cmocka_unit_test(test_causal_and_tiled), cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_large_tensors),    cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_stored_logits),
+        cmocka_unit_test(test_observer),
+        cmocka_unit_test(test_causal_and_tiled),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_large_tensors),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_batch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
