@@ -240,6 +240,8 @@ static const op_case cases[] = {
     T("f32 scaled 17x300 sym3 g64", {17, 300, .dense = "F32", .ld_extra = 5, .col_scale = 1}, SYM(3, 64), FAST, 0),
     T("bf16 - lr 140x520 sym4 g128 h", {140, 520, .dense = "BF16", .rank = 8, .lr_sign = -1}, SYM(4, 128), FAST, 1),
     T("bf16 - lr 140x520 sym2 g64 h", {140, 520, .dense = "BF16", .rank = 32, .lr_sign = -1}, SYM(2, 64), FAST, 1),
+    /* a tile that would pass the shared memory of a launch if a block kept its eight warps */
+    T("bf16 - lr 70x500 sym4 g160 h", {70, 500, .dense = "BF16", .rank = 8, .lr_sign = -1}, SYM(4, 160), FAST, 1),
     T("f32 - codes 20x260 sym4 g128", {20, 260, .dense = "F32", .bits = 4, .group = 128, .codes_sign = -1}, SYM(4, 128),
       FAST, 0),
     T("f32 - codes 20x260 asym4 g60 h", {20, 260, .dense = "F32", .bits = 4, .group = 20, .codes_sign = -1},
