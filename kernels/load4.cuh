@@ -63,6 +63,26 @@ __device__ __forceinline__ void flrq_load_rows4(float (&out)[4][4], const flrq_v
     }
 }
 
+/** Adds the codes of rows row0 .. row0 + 3 from column j on; j % 4 == 0 and flrq_view_wide(). */
+__device__ __forceinline__ void flrq_add_codes4(float (&out)[4][4], const flrq_view &v, int64_t row0, int64_t j) {
+    const int64_t cell = row0 * v.n_groups + j / v.group;
+    const uint8_t *from = v.code + row0 * v.cols + j;
+    uint32_t codes[4];
+    float scale[4], zero[4];
+    FLRQ_UNROLL
+    for (int i = 0; i < 4; i++) {
+        codes[i] = *reinterpret_cast<const uint32_t *>(from + i * v.cols);
+        scale[i] = v.scale[cell + i * v.n_groups];
+        zero[i] = v.zero ? (float)v.zero[cell + i * v.n_groups] : v.middle;
+    }
+    FLRQ_UNROLL
+    for (int i = 0; i < 4; i++) {
+        FLRQ_UNROLL
+        for (int k = 0; k < 4; k++)
+            out[i][k] = fmaf(v.codes_sign * scale[i], (float)(codes[i] >> 8 * k & 0xffu) - zero[i], out[i][k]);
+    }
+}
+
 /** Elements (i, j) .. (i, j+3); those from column `end` on are 0. `wide`: j % 4 == 0 and flrq_view_wide(). */
 __device__ __forceinline__ void flrq_load_base4(float (&out)[4], const flrq_view &v, int64_t i, int64_t j, int64_t end,
                                                 bool wide) {

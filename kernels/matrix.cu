@@ -52,17 +52,19 @@ __device__ static void stage_factor(float tile[RANKS][PADDED], const float *x, i
 __device__ static void load_patch(float (&patch)[4][4], const flrq_view &v, int64_t row0, int64_t col0, bool wide,
                                   factor_tiles *tiles) {
     int64_t row = row0 + patch_y(), col = col0 + patch_x();
-    if (wide && v.dense && !v.code && row + 4 <= v.rows && col < v.cols) {
+    const bool whole = wide && row + 4 <= v.rows && col < v.cols;
+    if (whole && v.dense) {
         flrq_load_rows4(patch, v, row, col); /* four loads under way at once, not one after the other */
     } else {
         FLRQ_UNROLL
         for (int i = 0; i < 4; i++) {
-            if (row + i < v.rows && col < v.cols)
+            if (!whole && row + i < v.rows && col < v.cols)
                 flrq_load_base4(patch[i], v, row + i, col, v.cols, wide);
             else
                 for (int j = 0; j < 4; j++) patch[i][j] = 0.0f;
         }
     }
+    if (whole && v.code) flrq_add_codes4(patch, v, row, col);
     if (v.rank > 0) {
         float sum[4][4] = {};
         for (int64_t k0 = 0; k0 < v.rank; k0 += RANKS) {
