@@ -1,6 +1,6 @@
 /* quant_lab.cu - variants of the clip search by fits, for symmetric groups of 128 fp32 weights at 4 bits; a program.
  *
- *   nvcc -O3 -std=c++17 -fmad=false -arch=native -Iinclude -Ihost -Ikernels kernels/lab/quant_lab.cu kernels/quant.cu \
+ *   nvcc -O3 -std=c++17 -fmad=false -arch=native -I. -Iinclude -Ihost -Ikernels kernels/lab/quant_lab.cu kernels/quant.cu \
  *        kernels/quant_long.cu -Lbuild -lflrq -o quant_lab && LD_LIBRARY_PATH=build ./quant_lab [rows] [columns]
  *
  * Every variant must give the bytes of the scalar reference, then it is timed. What is known about them is in
@@ -9,7 +9,7 @@
  *   1  a warp a group: lane = (trials t, t + 4, ...; columns p, p + 8, ...), the 16 columns of a lane in registers
  *   2  a team of eight lanes a group, columns in shared memory, eight trials a lane: the library's kernel
  */
-#include "quant_team.cuh"
+#include "kernels/quant_team.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
