@@ -107,7 +107,7 @@ static const entry table[] = {
          "Let a symmetric scale be negative, so that the extra level of the full grid serves the longer tail."),
 
     CHOICE("sketch", "low rank", "block", "block|r1|svd", sketch, FITTING, 1,
-           "How the low-rank part is found: block power iteration, the paper's one vector at a time, or LAPACK's SVD."),
+           "How the low-rank part is found: block power iteration, the paper's one vector at a time, or an exact SVD."),
     INT("power-iterations", "low rank", "2", 0, 10, power_iterations, FITTING | BENCH_SKETCH, 1,
         "Power iterations of the sketch."),
     INT("oversample", "low rank", "8", 0, 64, oversample, FITTING | BENCH_SKETCH, 1,
