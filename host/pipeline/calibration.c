@@ -149,7 +149,7 @@ flrq_status flrq_calibrator_embed(flrq_calibrator *c, const int32_t *tokens) {
     return status;
 }
 
-/* One segment through the block, at the precision of forwards. */
+/* One segment through the block, at the precision of forwards, what the observer adds up included. */
 static flrq_status forward(const flrq_calibrator *c, const flrq_block *block, float *d_x, flrq_observer_fn observer,
                            void *user) {
     flrq_set_precision(c->be, c->plan->precision);

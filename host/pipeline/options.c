@@ -198,9 +198,10 @@ static const entry table[] = {
         "N), cudasim (the CUDA backend executed on the CPU, where built)."),
     INT("threads", "run", "0", 0, 4096, threads, QUANTIZE | PLAN | EVAL | COMPARE | BENCHES, 0,
         "CPU threads; 0 = all this process may use. Does not change the bytes written."),
-    CHOICE("precision", "run", "auto", "auto|full|fast", precision, FITTING | EVAL | BENCH_SKETCH, 1,
-           "Matrix products of the block forwards and of the power iterations: fp32 (full), or what the device is "
-           "fastest at, with fp32 sums. auto: fast on GPUs. The CPU is always full."),
+    CHOICE(
+        "precision", "run", "auto", "auto|full|fast", precision, FITTING | EVAL | BENCH_SKETCH, 1,
+        "Matrix products of the block forwards, the activation sketches, the power iterations and the measured errors: "
+        "fp32 (full), or what the device is fastest at, with fp32 sums. auto: fast on GPUs. The CPU is always full."),
     CHOICE("overlap", "run", "auto", "auto|on|off", overlap, FITTING, 0,
            "Read the next block and write the last one while the present one is computed; a second block is then in "
            "memory. auto: on GPUs. Does not change the bytes written."),
