@@ -254,8 +254,10 @@ static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *mod
     size_t slots = plan->overlap ? FLRQ_STAGING_SLOTS : 1;
     add(plan, "packing", (plan->overlap || plan->separate ? slots + 1 : 1) * plan->staging_bytes,
         slots * plan->staging_bytes, FLRQ_PLAN_BLOCKS);
-    if (plan->overlap)
-        add(plan, "reading", min_size(FLRQ_FEED_SLOTS * plan->feed_bytes, s->source_weight), 0, FLRQ_PLAN_BLOCKS);
+    if (plan->overlap) { /* page-locked memory is taken as it is allocated */
+        size_t feed = FLRQ_FEED_SLOTS * plan->feed_bytes;
+        add(plan, "reading", plan->separate ? feed : min_size(feed, s->source_weight), 0, FLRQ_PLAN_BLOCKS);
+    }
     if (plan->separate && plan->calibrated)
         add(plan, "replay of committed blocks", CHECK_BYTES, CHECK_BYTES, FLRQ_PLAN_BLOCKS);
     size_t panel = min_size((size_t)plan->extent.cols, CPU_PANEL_COLS);
