@@ -370,7 +370,8 @@ __global__ void __launch_bounds__(THREADS) amax_curve_kernel(unsigned *bits, flr
         }
     }
     __syncthreads();
-    for (int64_t r = threadIdx.x; r <= b; r += THREADS) atomicMax(&bits[r], best[r]);
+    for (int64_t r = threadIdx.x; r <= b; r += THREADS)
+        if (best[r] > bits[r]) atomicMax(&bits[r], best[r]); /* a maximum of long ago is good enough to skip by */
 }
 
 cudaError_t flrq_launch_amax_curve(uint32_t *bits, const flrq_view *a, const float *u, const float *v, int64_t b,

@@ -180,7 +180,7 @@ static flrq_status cuda_lane_open(flrq_backend *be, flrq_lane **out) {
     cudaError_t error = cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking);
     if (error == cudaSuccess) error = cudaEventCreateWithFlags(&lane->ops, cudaEventDisableTiming);
     for (int i = 0; i < LANE_EVENTS && error == cudaSuccess; i++)
-        error = cudaEventCreateWithFlags(&lane->done[i], cudaEventDisableTiming);
+        error = cudaEventCreateWithFlags(&lane->done[i], cudaEventDisableTiming | cudaEventBlockingSync);
     if (error != cudaSuccess) {
         cuda_lane_close(lane);
         return cuda_check(error, "a lane of copies", 1, 1);

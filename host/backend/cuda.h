@@ -1,10 +1,10 @@
 /* cuda.h - what the files of the CUDA backend share: state, scratch, checked calls, views of operands.
  *
  * The backend is a plugin (libflrq_cuda.so) that the registry loads at run time; it holds these files, the kernels and
- * op_check.c. All ops run on one compute stream; lanes have streams of their own. Nothing here waits for the device
- * but `upload` and ops with arrays in host memory, ops that return a value to the host, `download` and `sync`. With
- * FLRQ_SYNC=1 in the environment every call waits and reports, so that a failing kernel is named where it was launched.
- * Must not change: an op's bytes depend on its arguments alone, for a given device, driver and library version.
+ * op_check.c. All ops run on one compute stream and are issued by the thread that opened the backend (the current
+ * device is a thread's own); lanes have streams of their own. Nothing here waits for the device but `upload` and ops
+ * with arrays in host memory, ops that return a value to the host, `download` and `sync`. With FLRQ_SYNC=1 in the
+ * environment every call waits and reports, so that a failing kernel is named where it was launched. Must not change: an op's bytes depend on its arguments alone, for a given device, driver and library version.
  */
 #ifndef FLRQ_BACKEND_CUDA_H
 #define FLRQ_BACKEND_CUDA_H

@@ -22,8 +22,9 @@
 enum { BASE_BYTES = 9 << 20, COPY_BYTES = 1 << 20, CHECK_BYTES = 4 << 20, FEED_BYTES = 16 << 20 };
 
 /* What the CUDA backend takes beside the plan's own buffers: its context with the code of kernels and libraries, the
- * workspace of cuBLAS, and panels in which implicit matrices and partial sums are formed (PANEL_BYTES there, of each);
- * and the libraries' part in host memory. The rest of its scratch follows from the shapes: cuda_scratch(). */
+ * workspace of cuBLAS, and panels in which implicit matrices and partial sums are formed (of each at most a chunk of
+ * 32,768 columns); and the libraries' part in host memory. The rest of its scratch follows from the shapes:
+ * cuda_scratch(). */
 enum { CUDA_CONTEXT = 600 << 20, CUDA_WORKSPACE = 64 << 20, CUDA_PANELS = 2 * 64 << 20, CUDA_HOST = 400 << 20 };
 
 enum { ALL_PHASES = FLRQ_PLAN_EMBED | FLRQ_PLAN_BLOCKS | FLRQ_PLAN_VERIFY | FLRQ_PLAN_TEXT };
