@@ -63,7 +63,9 @@ for bits_wanted in 4 2; do
     cpu_ppl=$ppl cpu_bits=$bits cpu_error=$error
     # shellcheck disable=SC2086
     run full-$bits_wanted $scheme --device "$device" --precision full
-    # The last bits of sums decide some ranks (by the bits they cost against the error they save) and some scales.
+    # The last bits of sums decide some scales, and could decide the rank of a matrix (of 28; one rank more is 0.3 % of the bits). Seen on the
+    # simulator: ranks and bits equal; error and perplexity 1e-5 and 4e-5 apart at 4 bits, 2e-4 and 4e-4 at 2 bits, where a code weighs more; 3e-4
+    # and 1.2e-3 in the default precision. The bounds allow one matrix another rank.
     expect "$bits_wanted bits, full: bits $bits against $cpu_bits" close "$bits" "$cpu_bits" 0.01
     expect "$bits_wanted bits, full: error $error against $cpu_error" close "$error" "$cpu_error" 0.002
     expect "$bits_wanted bits, full: perplexity $ppl against $cpu_ppl" close "$ppl" "$cpu_ppl" 0.01
