@@ -21,12 +21,12 @@ fi
     cc --version | head -1
 } >"$out/machine.txt"
 
-"$build/flrq" bench ops --csv "$out/ops.csv" --quiet >"$out/ops.txt"
+"$build/flrq" bench ops --csv "$out/ops.csv" 2>/dev/null >"$out/ops.txt"
 "$build/bench_clip" --csv >"$out/clip.csv"
-"$build/flrq" bench sketch --shapes 4096x4096,11008x4096 --csv "$out/sketch.csv" --quiet >"$out/sketch.txt"
+"$build/flrq" bench sketch --shapes 4096x4096,11008x4096 --csv "$out/sketch.csv" 2>/dev/null >"$out/sketch.txt"
 full=
 [ "${LARGE:-1}" = 1 ] && full=--full
-"$build/flrq" bench sketch --shapes 28672x8192 $full --repeats 3 --csv "$out/sketch-large.csv" --quiet \
+"$build/flrq" bench sketch --shapes 28672x8192 $full --repeats 3 --csv "$out/sketch-large.csv" 2>/dev/null \
     >"$out/sketch-large.txt"
 "$build/bench_ablation" layers >"$out/ablation-layers.csv"
 model=tests/data/tinylm
