@@ -1,13 +1,11 @@
 /* test_model_memory.c - opening and loading with every single allocation failing in turn, and the promise that loading
  * a block and running it allocate nothing.
  *
- * This program defines the allocator itself, on top of the one of the C library, counts the blocks that are alive and
- * lets the chosen allocation fail. Skipped under AddressSanitizer, whose allocator cannot be replaced.
+ * The allocator is that of tests/allocator.h, which lets a chosen one fail. Skipped under AddressSanitizer, whose
+ * allocator cannot be replaced.
  */
 #include "model/logits.h"
 #include "model/packed.h"
-
-#include <errno.h>
 
 #if defined(__SANITIZE_ADDRESS__) || !defined(__GLIBC__)
 int main(void) {
@@ -15,58 +13,7 @@ int main(void) {
 }
 #else
 
-extern void *__libc_malloc(size_t bytes);
-extern void *__libc_calloc(size_t count, size_t bytes);
-extern void *__libc_realloc(void *old, size_t bytes);
-extern void *__libc_memalign(size_t align, size_t bytes);
-extern void __libc_free(void *block);
-
-static struct {
-    int armed;
-    int skip; /* allocations that succeed before the one that fails */
-    int happened;
-    long alive, calls;
-} allocator;
-
-static int refuses(void) {
-    allocator.calls++;
-    if (!allocator.armed || allocator.skip-- != 0) return 0;
-    allocator.happened = 1;
-    errno = ENOMEM;
-    return 1;
-}
-
-static void *counted(void *block) {
-    allocator.alive += block != NULL;
-    return block;
-}
-
-/* The shared libraries must find these too, also in a build that hides symbols. */
-#pragma GCC visibility push(default)
-void *malloc(size_t bytes) {
-    return refuses() ? NULL : counted(__libc_malloc(bytes));
-}
-
-void *calloc(size_t count, size_t bytes) {
-    return refuses() ? NULL : counted(__libc_calloc(count, bytes));
-}
-
-void *aligned_alloc(size_t align, size_t bytes) {
-    return refuses() ? NULL : counted(__libc_memalign(align, bytes));
-}
-
-void *realloc(void *old, size_t bytes) {
-    if (refuses()) return NULL;
-    void *block = __libc_realloc(old, bytes);
-    allocator.alive += block && !old;
-    return block;
-}
-
-void free(void *block) {
-    allocator.alive -= block != NULL;
-    __libc_free(block);
-}
-#pragma GCC visibility pop
+#include "allocator.h"
 
 static char dense_dir[512], packed_dir[512], tied_dir[512], old_dir[512], strange_dir[512];
 

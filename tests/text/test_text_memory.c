@@ -1,15 +1,12 @@
 /* test_text_memory.c - opening tokenizers and encoding with every single allocation failing in turn.
  *
- * This program defines the allocator itself, on top of the one of the C library, counts the blocks that are alive and
- * lets the chosen allocation fail. Each time: a failure with a text or the right ids, and no block left alive.
- * sentencepiece is left out: its allocations are those of C++. Skipped under AddressSanitizer, whose allocator cannot
- * be replaced.
+ * The allocator is that of tests/allocator.h, which lets a chosen one fail. Each time: a failure with a text or the
+ * right ids, and no block left alive. sentencepiece is left out: its allocations are those of C++. Skipped under
+ * AddressSanitizer, whose allocator cannot be replaced.
  */
 #include "io/scratch.h"
 #include "io/file.h"
 #include "text/corpus.h"
-
-#include <errno.h>
 
 #if defined(__SANITIZE_ADDRESS__) || !defined(__GLIBC__)
 int main(void) {
@@ -17,54 +14,7 @@ int main(void) {
 }
 #else
 
-extern void *__libc_malloc(size_t bytes);
-extern void *__libc_calloc(size_t count, size_t bytes);
-extern void *__libc_realloc(void *old, size_t bytes);
-extern void __libc_free(void *block);
-
-static struct {
-    int armed;
-    int skip; /* allocations that succeed before the one that fails */
-    int happened;
-    long alive, calls;
-} allocator;
-
-static int refuses(void) {
-    allocator.calls++;
-    if (!allocator.armed || allocator.skip-- != 0) return 0;
-    allocator.happened = 1;
-    errno = ENOMEM;
-    return 1;
-}
-
-/* The shared libraries must find these too, also in a build that hides symbols. */
-#pragma GCC visibility push(default)
-void *malloc(size_t bytes) {
-    if (refuses()) return NULL;
-    void *block = __libc_malloc(bytes);
-    allocator.alive += block != NULL;
-    return block;
-}
-
-void *calloc(size_t count, size_t bytes) {
-    if (refuses()) return NULL;
-    void *block = __libc_calloc(count, bytes);
-    allocator.alive += block != NULL;
-    return block;
-}
-
-void *realloc(void *old, size_t bytes) {
-    if (refuses()) return NULL;
-    void *block = __libc_realloc(old, bytes);
-    allocator.alive += block && !old;
-    return block;
-}
-
-void free(void *block) {
-    allocator.alive -= block != NULL;
-    __libc_free(block);
-}
-#pragma GCC visibility pop
+#include "allocator.h"
 
 /* ---- operations: each leaves nothing alive -------------------------------------------------------------------- */
 
