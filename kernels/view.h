@@ -1,7 +1,7 @@
 /* view.h - an operand as kernels see it: flrq_operand with its codes struct flattened, passed by value.
  *
  * C and CUDA share this file. The meaning of the fields is that of flrq_operand (flrq_backend.h); all pointers are
- * device memory. A view of some of the rows is a view again: see flrq_view_rows().
+ * device memory. cuda_view() of cuda.h makes one of some of the rows.
  */
 #ifndef FLRQ_KERNELS_VIEW_H
 #define FLRQ_KERNELS_VIEW_H
