@@ -37,7 +37,8 @@ typedef enum flrq_status {
     FLRQ_ERR_BUSY = 8,        /* another run holds the folder */
     FLRQ_ERR_QUALITY = 9,     /* finished, but missed the quality gate: exit 3 */
     FLRQ_STOPPED = 10,        /* stopped by request with a resumable state: exit 75 */
-    FLRQ_ERR_INTERNAL = 11
+    FLRQ_ERR_INTERNAL = 11,
+    FLRQ_ERR_PEER = 12 /* another worker of the run died or does not answer; the state is resumable */
 } flrq_status;
 
 /** Version of the library ("0.1.0"). */

@@ -19,10 +19,13 @@
 extern "C" {
 #endif
 
-#define FLRQ_BACKEND_ABI 2
+#define FLRQ_BACKEND_ABI 3
 
 /** Rows of one chunk of a weight matrix: the unit of row splitting and of ordered summation. */
 #define FLRQ_CHUNK_ROWS 512
+
+/** Bytes of the name of a link between devices (an ncclUniqueId). */
+#define FLRQ_LINK_ID_BYTES 128
 
 typedef struct flrq_backend flrq_backend;
 
@@ -112,6 +115,14 @@ typedef struct flrq_device_info {
     size_t total_bytes, free_bytes;
 } flrq_device_info;
 
+/** One piece of a transfer between workers: to or from the backend memory d_data. Pieces between two workers match in
+ *  the order in which both list them. */
+typedef struct flrq_transfer {
+    int peer; /* rank of the other worker; its own rank is fine */
+    void *d_data;
+    size_t bytes;
+} flrq_transfer;
+
 /** The table. An entry may be NULL where a backend lacks the op. */
 struct flrq_backend {
     uint32_t abi;     /* FLRQ_BACKEND_ABI */
@@ -134,6 +145,9 @@ struct flrq_backend {
     flrq_status (*sync)(flrq_backend *be);
     /** Precision of the ops issued from now on; FULL after opening. NULL: always FULL; see flrq_set_precision(). */
     void (*set_precision)(flrq_backend *be, flrq_precision precision);
+    /** Calls watch(user) now and then while the host waits for the device; a status other than FLRQ_OK, with its text,
+     *  ends the wait and is its result. NULL watch: wait without. NULL entry: the host never waits long. */
+    void (*set_watch)(flrq_backend *be, flrq_status (*watch)(void *user), void *user);
     /** Names the phase that ops issued from now on belong to, for profilers (an NVTX range); NULL ends it. `name` is
      *  copied. NULL entry: nothing listens; see flrq_mark_phase(). */
     void (*mark_phase)(flrq_backend *be, const char *name);
@@ -150,6 +164,23 @@ struct flrq_backend {
     flrq_status (*lane_download)(flrq_lane *lane, void *to, const void *d_from, size_t bytes, uint64_t *ticket);
     /** Waits until the copy `ticket` and all before it are done (0: every copy issued). */
     flrq_status (*lane_wait)(flrq_lane *lane, uint64_t ticket);
+
+    /* --- links: memory of this device and of the devices of other workers, which all call in one order ---
+     * NULL entries where memory is the host's and any transport can carry it; backend/comm_nccl.c. */
+    /** Fills id [FLRQ_LINK_ID_BYTES], by which the workers of one link find each other: one of them makes it. */
+    flrq_status (*link_id)(flrq_backend *be, void *id);
+    /** Joins the link; returns when all `size` workers have. One link per backend. */
+    flrq_status (*link_open)(flrq_backend *be, const void *id, int rank, int size);
+    /** Leaves it. broken: another worker may never answer again, do not wait for it. */
+    void (*link_close)(flrq_backend *be, int broken);
+    /** Worker r's part of d_all is the bytes first[r] .. first[r+1]; its own is there, those of the others arrive. In
+     *  the order of the ops, or, with `beside`, after the ops issued so far, next to those that follow. */
+    flrq_status (*link_gather)(flrq_backend *be, void *d_all, const size_t *first, int beside);
+    /** Ops issued from now on come after every gather beside them. */
+    flrq_status (*link_join)(flrq_backend *be);
+    /** Sends and receives the pieces, in the order of the ops. */
+    flrq_status (*link_transfer)(flrq_backend *be, const flrq_transfer *sends, int n_sends,
+                                 const flrq_transfer *receives, int n_receives);
 
     /* --- random numbers --- */
     /** d_out[0..count-1] = standard normals index0.. of (key, stream); see core/philox.h. */
@@ -259,6 +290,8 @@ struct flrq_backend {
     flrq_status (*relu)(flrq_backend *be, float *d_x, int64_t count);
     /** d_y := d_y + d_x. */
     flrq_status (*add)(flrq_backend *be, float *d_y, const float *d_x, int64_t count);
+    /** d_y := d_y + d_x in double: sums of what workers hold. */
+    flrq_status (*add_f64)(flrq_backend *be, double *d_y, const double *d_x, int64_t count);
     /** d_y [tokens, n] = rows `ids` of the dense operand table; with `accumulate` added to d_y instead. ids on the
      * host, checked by the caller. */
     flrq_status (*gather_rows)(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,

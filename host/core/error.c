@@ -84,6 +84,8 @@ const char *flrq_status_name(flrq_status status) {
         return "stopped";
     case FLRQ_ERR_INTERNAL:
         return "internal";
+    case FLRQ_ERR_PEER:
+        return "peer";
     }
     return "unknown";
 }

@@ -207,6 +207,13 @@ static const entry table[] = {
            "memory. auto: on GPUs. Does not change the bytes written."),
     REAL("device-memory", "run", "0", 0, 1e6, device_memory, FITTING, 0,
          "GB of a GPU's memory to plan for; 0 = what is free on it."),
+    INT("workers", "run", "0", 0, 4096, workers, QUANTIZE | PLAN, 0,
+        "Workers that share every matrix, each with a device of its own; 0 = all GPUs of this machine, one on a CPU. "
+        "Processes started by srun or mpirun are the workers themselves. Does not change the bytes written."),
+    CHOICE("mpi", "run", "auto", "auto|off|openmpi|mpich", mpi, QUANTIZE, 0,
+           "MPI that joins the processes of srun or mpirun. auto: what the launcher's environment names; GPUs need none."),
+    REAL("peer-timeout", "run", "600", 1, 1e6, peer_timeout, QUANTIZE, 0,
+         "Seconds to wait for another worker before the run stops and names it."),
     CHOICE("resume", "run", "auto", "auto|required|never", resume, QUANTIZE, 0,
            "Continue an interrupted run in OUT, insist on one, or refuse an existing OUT."),
     CHOICE("nonfinite", "run", "refuse", "refuse|zero", nonfinite, QUANTIZE, 1,

@@ -19,6 +19,7 @@ enum { START_WEIGHT = 0, START_ERROR = 1 };
 enum { PRESET_DEFAULT = 0, PRESET_PAPER = 1 };
 enum { PRECISION_AUTO = 0, PRECISION_FULL = 1, PRECISION_FAST = 2 };
 enum { OVERLAP_AUTO = 0, OVERLAP_ON = 1, OVERLAP_OFF = 2 };
+enum { MPI_AUTO = 0, MPI_OFF = 1, MPI_OPENMPI = 2, MPI_MPICH = 3 };
 
 /** Every option of every command. INT is int64_t, REAL double, TEXT char* (owned, NULL = unset), FLAG and CHOICE int.
  */
@@ -52,6 +53,9 @@ typedef struct flrq_config {
     double device_memory; /* GB; 0: what is free */
     int resume, nonfinite;
     double max_error;
+    int64_t workers; /* 0: all devices of the kind, or what the launcher says */
+    int mpi;
+    double peer_timeout;
     /* eval */
     char *text, *tokens, *against, *dump_logits;
     int64_t ctx;
@@ -72,7 +76,7 @@ typedef struct flrq_config {
     char *scratch;
 } flrq_config;
 
-enum { FLRQ_GIVEN_WORDS = 2 };
+enum { FLRQ_GIVEN_WORDS = 4 };
 
 struct flrq_params {
     int command; /* index into flrq_commands() */
