@@ -495,6 +495,27 @@ cudaError_t flrq_launch_add(float *y, const float *x, int64_t count, cudaStream_
     return launch_each<add_op>(y, x, count, stream);
 }
 
+/* add_f64_kernel - y := y + x in double
+ *   in    y, x     [count] double
+ *   out   y        in place
+ *   owns           a thread one element; grid ceil(count / 256)
+ *   needs          nothing of the addresses; count <= 256 * INT_MAX (launcher: cudaErrorInvalidValue)
+ *   cost           24 bytes an element; a warp reads 256 bytes in a row, so wider accesses would gain nothing
+ *   numerics       one addition; NaN and Inf stay in their element
+ *   order          deterministic: no sums over elements
+ */
+__global__ void __launch_bounds__(THREADS) add_f64_kernel(double *y, const double *x, int64_t count) {
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count) y[i] += x[i];
+}
+
+cudaError_t flrq_launch_add_f64(double *y, const double *x, int64_t count, cudaStream_t stream) {
+    int64_t blocks = flrq_ceil_div(count, THREADS);
+    if (blocks > INT_MAX) return cudaErrorInvalidValue;
+    FLRQ_LAUNCH(add_f64_kernel, (unsigned)blocks, THREADS, 0, stream, y, x, count);
+    return cudaGetLastError();
+}
+
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
 enum { BIAS_ROWS = 8 }; /* of a block of add_bias_kernel, more where the grid would grow too large */

@@ -50,6 +50,9 @@ cudaError_t flrq_launch_relu(float *x, int64_t count, cudaStream_t stream);
 /** y := y + x. */
 cudaError_t flrq_launch_add(float *y, const float *x, int64_t count, cudaStream_t stream);
 
+/** The same in double. */
+cudaError_t flrq_launch_add_f64(double *y, const double *x, int64_t count, cudaStream_t stream);
+
 /** y [rows, cols] += bias [cols]. */
 cudaError_t flrq_launch_add_bias(float *y, const float *bias, int64_t rows, int64_t cols, cudaStream_t stream);
 

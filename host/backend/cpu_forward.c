@@ -343,6 +343,25 @@ static flrq_status cpu_add(flrq_backend *be, float *d_y, const float *d_x, int64
     return run_each(be, "add", d_y, d_x, count, add_task);
 }
 
+typedef struct add_f64_job {
+    double *y;
+    const double *x;
+    int64_t count;
+} add_f64_job;
+
+static void add_f64_task(void *arg, int64_t index, int thread) {
+    const add_f64_job *job = arg;
+    int64_t end = at_most((index + 1) * SLICE, job->count);
+    for (int64_t i = index * SLICE; i < end; i++) job->y[i] += job->x[i];
+}
+
+static flrq_status cpu_add_f64(flrq_backend *be, double *d_y, const double *d_x, int64_t count) {
+    if (count < 0) return flrq_fail(FLRQ_ERR_SHAPE, "add_f64: %lld elements", (long long)count);
+    add_f64_job job = {d_y, d_x, count};
+    flrq_parallel_for(cpu_of(be)->threads, tiles_of(count, SLICE), add_f64_task, &job);
+    return FLRQ_OK;
+}
+
 /* ---- embedding rows -----------------------------------------------------------------------------------------------
  */
 
@@ -441,6 +460,7 @@ void cpu_register_forward(flrq_backend *be) {
     be->swiglu = cpu_swiglu;
     be->relu = cpu_relu;
     be->add = cpu_add;
+    be->add_f64 = cpu_add_f64;
     be->gather_rows = cpu_gather_rows;
     be->nll = cpu_nll;
     be->kl = cpu_kl;

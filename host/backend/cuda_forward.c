@@ -110,6 +110,12 @@ static flrq_status cuda_add(flrq_backend *be, float *d_y, const float *d_x, int6
     return cuda_launched(be, flrq_launch_add(d_y, d_x, count, cuda_of(be)->stream), "add", 1, count);
 }
 
+static flrq_status cuda_add_f64(flrq_backend *be, double *d_y, const double *d_x, int64_t count) {
+    FLRQ_TRY(check_count("add_f64", count));
+    if (count == 0) return FLRQ_OK;
+    return cuda_launched(be, flrq_launch_add_f64(d_y, d_x, count, cuda_of(be)->stream), "add_f64", 1, count);
+}
+
 static flrq_status cuda_gather_rows(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,
                                     int64_t tokens, int accumulate) {
     FLRQ_TRY(op_check_gather(table, tokens));
@@ -163,6 +169,7 @@ void cuda_register_forward(flrq_backend *be) {
     be->swiglu = cuda_swiglu;
     be->relu = cuda_relu;
     be->add = cuda_add;
+    be->add_f64 = cuda_add_f64;
     be->gather_rows = cuda_gather_rows;
     be->nll = cuda_nll;
     be->kl = cuda_kl;

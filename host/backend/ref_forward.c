@@ -122,6 +122,11 @@ static flrq_status ref_add(flrq_backend *be, float *d_y, const float *d_x, int64
     return FLRQ_OK;
 }
 
+static flrq_status ref_add_f64(flrq_backend *be, double *d_y, const double *d_x, int64_t count) {
+    for (int64_t i = 0; i < count; i++) d_y[i] = d_y[i] + d_x[i];
+    return FLRQ_OK;
+}
+
 static flrq_status ref_gather_rows(flrq_backend *be, float *d_y, const flrq_operand *table, const int32_t *ids,
                                    int64_t tokens, int accumulate) {
     FLRQ_TRY(op_check_operand("gather_rows", table));
@@ -186,6 +191,7 @@ void ref_register_forward(flrq_backend *be) {
     be->swiglu = ref_swiglu;
     be->relu = ref_relu;
     be->add = ref_add;
+    be->add_f64 = ref_add_f64;
     be->gather_rows = ref_gather_rows;
     be->nll = ref_nll;
     be->kl = ref_kl;

@@ -174,6 +174,19 @@ static void run_add(op_run *r, const op_case *c) {
     OP_CALL(r, add, y, x, n);
 }
 
+static void run_add_f64(op_run *r, const op_case *c) {
+    int64_t n = c->d[0];
+    float *single = op_temp(r, (size_t)n * sizeof *single);
+    double *host = op_temp(r, (size_t)n * sizeof *host), *other = op_temp(r, (size_t)n * sizeof *other);
+    op_random(r, single, n, 1.0f, 1);
+    for (int64_t i = 0; i < n; i++) host[i] = (double)single[i] / 3; /* all 53 bits in use */
+    op_random(r, single, n, 1.0f, 2);
+    for (int64_t i = 0; i < n; i++) other[i] = (double)single[i] / 7;
+    double *x = op_in(r, "x", OP_F64, other, n), *y = op_inout(r, "y", OP_F64, host, n, OP_EXACT, 0);
+    op_cost(r, 24.0 * (double)n, (double)n);
+    OP_CALL(r, add_f64, y, x, n);
+}
+
 /* ---- gather_rows: d = {tokens, accumulate}, extra = op_matrix; exact: one rounding at most --------------------------
  */
 
@@ -375,6 +388,9 @@ static const op_case cases[] = {
     {"add", "n=1", {1}, run_add},
     {"add", "n=131073", {131073}, run_add},
     {"add", "2048x4096", {2048 * 4096}, run_add, OP_BENCH},
+    {"add_f64", "n=1", {1}, run_add_f64},
+    {"add_f64", "n=131073", {131073}, run_add_f64},
+    {"add_f64", "4096x4096", {4096 * 4096}, run_add_f64, OP_BENCH},
 
     {"gather_rows", "f32 1x1", {1, 0}, run_gather_rows, OP_TEST, MATRIX(1, 1, "F32")},
     {"gather_rows", "f32 100x33 ld 40", {70, 0}, run_gather_rows, OP_TEST, MATRIX(100, 33, "F32", 7)},

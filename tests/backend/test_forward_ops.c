@@ -377,6 +377,7 @@ static void hostile_arguments_are_refused(void **state) {
         assert_int_equal(be->swiglu(be, y, x, -1), FLRQ_ERR_SHAPE);
         assert_int_equal(be->relu(be, y, -1), FLRQ_ERR_SHAPE);
         assert_int_equal(be->add(be, y, x, -1), FLRQ_ERR_SHAPE);
+        assert_int_equal(be->add_f64(be, loss, loss, -1), FLRQ_ERR_SHAPE);
     }
 }
 
@@ -392,6 +393,7 @@ static void empty_work_is_done(void **state) {
         assert_int_equal(be->layernorm(be, NULL, NULL, NULL, NULL, 0, 4, 1e-6f), FLRQ_OK);
         assert_int_equal(be->rope(be, NULL, w, 0, 1, 4, 0, 1), FLRQ_OK);
         assert_int_equal(be->swiglu(be, NULL, NULL, 0), FLRQ_OK);
+        assert_int_equal(be->add_f64(be, NULL, NULL, 0), FLRQ_OK);
         assert_int_equal(be->gather_rows(be, NULL, &a, NULL, 0, 1), FLRQ_OK);
         assert_int_equal(be->nll(be, NULL, NULL, NULL, NULL, 0, 4), FLRQ_OK);
         assert_int_equal(be->kl(be, NULL, NULL, NULL, 0, 4), FLRQ_OK);
