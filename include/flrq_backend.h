@@ -178,6 +178,9 @@ struct flrq_backend {
     flrq_status (*link_gather)(flrq_backend *be, void *d_all, const size_t *first, int beside);
     /** Ops issued from now on come after every gather beside them. */
     flrq_status (*link_join)(flrq_backend *be);
+    /** Seconds that the present wait for the device has lasted while a gather or transfer was under way, 0 if none is:
+     *  how long other workers have kept this one. For a watch. */
+    double (*link_waited)(flrq_backend *be);
     /** Sends and receives the pieces, in the order of the ops. */
     flrq_status (*link_transfer)(flrq_backend *be, const flrq_transfer *sends, int n_sends,
                                  const flrq_transfer *receives, int n_receives);

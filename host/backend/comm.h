@@ -51,6 +51,9 @@ struct flrq_comm {
                             const flrq_transfer *receives, int n_receives);
 
     /* --- life --- */
+    /** FLRQ_OK while no worker has failed, else the status and text of the failure; never waits, and may be called from
+     *  within any wait. For waits that are not the communicator's own (a device). NULL entry: only `watch` knows. */
+    flrq_status (*check)(flrq_comm *comm);
     /** What this worker is doing ("block 4, quantize"), for the messages of others. Never fails, costs nothing. */
     void (*doing)(flrq_comm *comm, int64_t block, const char *phase);
     /** Ends the group: the others' present or next call returns `status` with "worker R of N (place), block 4,
