@@ -180,9 +180,11 @@ FLRQ_HOST_DEVICE static inline quant_candidate quant_at_fit(const quant_levels *
     return candidate;
 }
 
-/** The clip ratio that a scale amounts to, for the statistics. */
+/** The clip ratio that a scale amounts to, for the statistics: in steps of 2^-24, so that sums of them are exact and do
+ * not depend on the order, on blocks of a grid or on workers. */
 FLRQ_HOST_DEVICE static inline double quant_ratio(quant_range r, float scale) {
-    return fabs((double)scale) / (double)quant_floor(r.scale);
+    const double steps = 16777216.0;
+    return rint(fabs((double)scale) / (double)quant_floor(r.scale) * steps) / steps;
 }
 
 /** Ratio i of the grid of flrq_clip. */

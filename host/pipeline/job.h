@@ -65,7 +65,9 @@ typedef struct flrq_plan {
     flrq_dtype scale_dtype;       /* F16 or BF16 */
     flrq_precision precision;     /* of the block forwards */
     int calibrated;               /* 0: weights only */
+    int workers;                  /* that share the run */
     int64_t segments, length;     /* calibration tokens */
+    int64_t groups;               /* token groups, to which the segments are dealt */
     int64_t batch;                /* tokens that go through an MLP at once */
     int overlap;                  /* the next block is read and the last one written beside the present one */
     int activations_on_host;      /* they do not fit the device */
@@ -93,6 +95,7 @@ typedef struct flrq_plan_target {
     int open;      /* it is open: what is free is free beside the backend's own context */
     size_t memory; /* bytes free on it, or, while it is not open, its size; 0: unknown */
     int64_t batch; /* token batch that an earlier part of the run used; 0: the plan chooses */
+    int workers;   /* that share the run; 0: one */
 } flrq_plan_target;
 
 /** The target of an open backend, within --device-memory. */

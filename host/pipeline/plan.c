@@ -14,6 +14,7 @@
 #include "core/parallel.h"
 #include "core/tree.h"
 #include "io/npy.h"
+#include "pipeline/calibration.h"
 #include "pipeline/output.h"
 
 /* Program, libraries and heap of a process that has opened a model, measured on models of a few kilobytes, where
@@ -209,9 +210,17 @@ static size_t cuda_scratch(const flrq_plan *plan, const flrq_config *c, const fl
     return max_size(plan->calibrated ? inputs : 0, factors) + max_size(levels, rows * sketch) * sizeof(float);
 }
 
+/* Segments of the worker that has most. */
+static int64_t most_segments(const flrq_plan *plan) {
+    if (!plan->groups) return 0;
+    int64_t groups = flrq_share(plan->groups, 0, plan->workers).count;
+    return groups * flrq_share(plan->segments, 0, (int)plan->groups).count;
+}
+
 /* The table for the batch, overlap and place of the activations that the plan has now, and its peaks. */
 static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *model, const sizes *s, int threads) {
-    size_t activations = (size_t)plan->segments * (size_t)plan->length * (size_t)model->hidden * sizeof(float);
+    size_t all = (size_t)plan->segments * (size_t)plan->length * (size_t)model->hidden * sizeof(float);
+    size_t activations = all / (size_t)(plan->segments ? plan->segments : 1) * (size_t)most_segments(plan);
     size_t copies = plan->overlap ? 2 : 1;
     plan->items = 0;
     add(plan, "program and libraries", BASE_BYTES, 0, ALL_PHASES);
@@ -221,13 +230,16 @@ static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *mod
         add(plan, "CUDA scratch", 0, cuda_scratch(plan, c, model), ALL_PHASES);
     }
     if (plan->calibrated) {
-        size_t sums = 0, sketches = 0, seen = 0, staging = flrq_block_host_bytes(model);
+        size_t sums = 0, trees = 0, scratch = 0, seen = 0, staging = flrq_block_host_bytes(model);
         for (int64_t i = model->block_first[0]; i < model->block_first[1]; i++) {
             const flrq_linear *l = &model->linears[i];
             if (seen >> l->input & 1) continue;
             seen |= (size_t)1 << l->input;
+            int64_t count = l->cols * c->error_sketch;
             sums += (size_t)l->cols * 2 * sizeof(double);
-            sketches += (size_t)(l->cols * c->error_sketch) * sizeof(float);
+            trees += flrq_group_sum_bytes(plan->groups, 2 * l->cols, sizeof(double), plan->workers) +
+                     flrq_group_sum_bytes(plan->groups, count, sizeof(float), plan->workers);
+            scratch = max_size(scratch, flrq_group_scratch_bytes(plan->groups, count, sizeof(float), plan->workers));
         }
         plan->workspace_bytes = flrq_workspace_bytes(model, plan->length, plan->batch);
         if (c->calib) add(plan, "tokenizer and text", text_bytes(c, model), 0, FLRQ_PLAN_TEXT);
@@ -238,10 +250,10 @@ static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *mod
             copies * (flrq_block_bytes(model) - staging), FLRQ_PLAN_BLOCKS);
         add(plan, "forward workspace", 0,
             plan->workspace_bytes + (size_t)(plan->length * model->hidden) * sizeof(float), FLRQ_PLAN_BLOCKS);
-        add(plan, "input statistics and sketches", plan->separate ? sums : 0, sums + sketches, FLRQ_PLAN_BLOCKS);
+        add(plan, "input statistics and sketches", sums, trees + scratch, FLRQ_PLAN_BLOCKS);
         add(plan, "activation projections", 0, (size_t)(plan->length * c->error_sketch) * sizeof(float),
             FLRQ_PLAN_BLOCKS);
-        plan->scratch_bytes = activations;
+        plan->scratch_bytes = all;
     } else
         add(plan, plan->overlap ? "two weights in their source type" : "one weight in its source type", 0,
             copies * s->source_weight, FLRQ_PLAN_BLOCKS);
@@ -331,6 +343,8 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
     plan->scale_dtype = plan->fit.factor_dtype;
     plan->calibrated = segments > 0;
     plan->segments = segments, plan->length = length;
+    plan->groups = flrq_token_groups(segments);
+    plan->workers = plan->fit.sketch.workers = target->workers > 1 ? target->workers : 1;
     plan->separate = target->separate;
     if (target->separate && c->precision != PRECISION_FULL)
         plan->precision = plan->fit.sketch.precision = FLRQ_PRECISION_FAST;

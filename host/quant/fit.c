@@ -195,6 +195,7 @@ typedef struct fit {
     flrq_fit_space *space;
     flrq_backend *be;
     flrq_comm *comm;
+    flrq_split split; /* the rows of this worker */
     const flrq_fit_options *options;
     flrq_sketch_options sketch;
     const flrq_operand *w;
@@ -211,12 +212,11 @@ static flrq_status norm_of(const fit *f, double *out, const flrq_operand *a) {
     flrq_backend *be = f->be;
     if (f->stats && f->stats->d_sketch) {
         flrq_set_precision(be, f->options->sketch.precision);
-        flrq_status status = be->sum_squares_mul(be, out, a, f->stats->d_sketch, f->stats->sketch_cols);
+        flrq_status status = flrq_split_sum_squares_mul(&f->split, out, a, f->stats->d_sketch, f->stats->sketch_cols);
         flrq_set_precision(be, FLRQ_PRECISION_FULL);
         FLRQ_TRY(status);
     } else
-        FLRQ_TRY(be->sum_squares(be, out, a));
-    FLRQ_TRY(f->comm->sum_host(f->comm, out, 1));
+        FLRQ_TRY(flrq_split_sum_squares(&f->split, out, a));
     *out = sqrt(*out);
     return FLRQ_OK;
 }
@@ -225,9 +225,8 @@ static flrq_status norm_of(const fit *f, double *out, const flrq_operand *a) {
 static flrq_status measure_columns(fit *f) {
     const flrq_sketch *sketch = f->space->sketch;
     flrq_backend *be = f->be;
-    FLRQ_TRY(be->column_amax(be, f->space->max_u, sketch->d_u, sketch->width, NULL, f->w->rows, sketch->terms));
     FLRQ_TRY(be->column_amax(be, f->space->max_v, sketch->d_v, sketch->width, f->d_scale, f->w->cols, sketch->terms));
-    return f->comm->max_host(f->comm, f->space->max_u, sketch->terms);
+    return flrq_split_column_amax(&f->split, f->space->max_u, sketch->d_u, sketch->width, sketch->terms);
 }
 
 /* Whether a column whose largest element is `most` stays finite in the storage type, which rounds monotonically. */
@@ -238,8 +237,8 @@ static flrq_status check_storable(const fit *f, const char *side, float most) {
     return flrq_fail(FLRQ_ERR_NUMERIC, "%s factor is not finite in 16 bits", side);
 }
 
-/* L and R of the first `rank` triplets: u_i and v_i / scale, each pair balanced by a power of two so that both stay in
- * the fp16 range, then rounded to the storage type. */
+/* The own rows of L, and R, of the first `rank` triplets: u_i and v_i / scale, each pair balanced by a power of two so
+ * that both stay in the fp16 range, then rounded to the storage type. */
 static flrq_status make_factors(fit *f, int64_t rank) {
     flrq_fit_space *space = f->space;
     const flrq_sketch *sketch = space->sketch;
@@ -252,15 +251,16 @@ static flrq_status make_factors(fit *f, int64_t rank) {
         FLRQ_TRY(check_storable(f, "left", u * factor));
         FLRQ_TRY(check_storable(f, "right", v / factor));
     }
-    FLRQ_TRY(be->round_factor(be, space->d_l, sketch->d_u, sketch->width, NULL, space->factor_l, f->w->rows, rank, 0,
-                              dtype));
+    flrq_range own = f->split.own;
+    FLRQ_TRY(be->round_factor(be, space->d_l + own.first * rank, sketch->d_u + own.first * sketch->width, sketch->width,
+                              NULL, space->factor_l, own.count, rank, 0, dtype));
     return be->round_factor(be, space->d_r, sketch->d_v, sketch->width, f->d_scale, space->factor_r, f->w->cols, rank,
                             1, dtype);
 }
 
 static flrq_status quantize(fit *f, flrq_codes *codes, int64_t rank, flrq_clip_stats *stats) {
     flrq_operand residual = error_operand(f->w, NULL, f->space->d_l, f->space->d_r, rank);
-    return f->be->clip_quantize(f->be, codes, &residual, f->d_h, &f->options->scheme, &f->options->clip, stats);
+    return flrq_split_clip_quantize(&f->split, codes, &residual, f->d_h, &f->options->scheme, &f->options->clip, stats);
 }
 
 /* log2 of the error at rank r plus the bits that r costs, by doing it. */
@@ -317,15 +317,13 @@ static flrq_status choose_rank(fit *f, const flrq_operand *target) {
     const flrq_fit_options *o = f->options;
     flrq_sketch *sketch = f->space->sketch;
     double norm2;
-    FLRQ_TRY(f->be->amax_curve(f->be, f->space->amax, target, sketch->d_u, sketch->d_v, sketch->width));
-    FLRQ_TRY(f->comm->max_host(f->comm, f->space->amax, sketch->width + 1));
+    FLRQ_TRY(flrq_split_amax_curve(&f->split, f->space->amax, target, sketch->d_u, sketch->d_v, sketch->width));
     f->curve_terms = sketch->terms;
     if (o->rank.rule == FLRQ_RANK_ERROR) {
         f->searched = 1;
         return search_rank(f, sketch->terms);
     }
-    FLRQ_TRY(f->be->sum_squares(f->be, &norm2, target));
-    FLRQ_TRY(f->comm->sum_host(f->comm, &norm2, 1));
+    FLRQ_TRY(flrq_split_sum_squares(&f->split, &norm2, target));
     f->rank =
         flrq_rank_choose(&o->rank, target->rows, target->cols, f->space->amax, sketch->sigma, norm2, sketch->terms);
     return FLRQ_OK;
@@ -349,17 +347,18 @@ static flrq_status fit_low_rank(fit *f, const flrq_codes *codes) {
     return make_factors(f, f->rank);
 }
 
-/* Copies the present round into the caller's buffers: it is the best so far. */
+/* Copies the present round into the caller's buffers: it is the best so far. Own rows only, and R. */
 static flrq_status keep(fit *f, flrq_codes *codes, float *d_l, float *d_r, flrq_fit_result *result,
                         const flrq_clip_stats *stats) {
     const flrq_codes *from = &f->space->codes;
     flrq_backend *be = f->be;
-    size_t m = (size_t)f->w->rows, n = (size_t)f->w->cols, cells = m * (size_t)from->n_groups, r = (size_t)f->rank;
-    FLRQ_TRY(be->copy(be, codes->code, from->code, m * n));
-    FLRQ_TRY(be->copy(be, codes->scale, from->scale, cells * sizeof(float)));
-    if (from->zero) FLRQ_TRY(be->copy(be, codes->zero, from->zero, cells));
+    size_t first = (size_t)f->split.own.first, rows = (size_t)f->split.own.count, groups = (size_t)from->n_groups;
+    size_t m = (size_t)f->w->rows, n = (size_t)f->w->cols, r = (size_t)f->rank;
+    FLRQ_TRY(be->copy(be, codes->code + first * n, from->code + first * n, rows * n));
+    FLRQ_TRY(be->copy(be, codes->scale + first * groups, from->scale + first * groups, rows * groups * sizeof(float)));
+    if (from->zero) FLRQ_TRY(be->copy(be, codes->zero + first * groups, from->zero + first * groups, rows * groups));
     if (r) {
-        FLRQ_TRY(be->copy(be, d_l, f->space->d_l, m * r * sizeof(float)));
+        FLRQ_TRY(be->copy(be, d_l + first * r, f->space->d_l + first * r, rows * r * sizeof(float)));
         FLRQ_TRY(be->copy(be, d_r, f->space->d_r, n * r * sizeof(float)));
     }
     result->rank = f->rank;
@@ -404,7 +403,7 @@ static flrq_status prepare(fit *f) {
 static flrq_status nearest_error(fit *f, double norm, double *out) {
     const flrq_clip nearest = {.search = FLRQ_CLIP_NONE, .steps = 1, .min_ratio = 1};
     double error;
-    FLRQ_TRY(f->be->clip_quantize(f->be, &f->space->codes, f->w, NULL, &f->options->scheme, &nearest, NULL));
+    FLRQ_TRY(flrq_split_clip_quantize(&f->split, &f->space->codes, f->w, NULL, &f->options->scheme, &nearest, NULL));
     flrq_operand e = error_operand(f->w, &f->space->codes, NULL, NULL, 0);
     FLRQ_TRY(norm_of(f, &error, &e));
     *out = ratio(error, norm);
@@ -444,6 +443,7 @@ flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, c
              .w = w,
              .stats = stats,
              .cap = flrq_fit_rank_cap(options, m, n)};
+    f.split = flrq_sketch_split(space->sketch, be, comm, m);
     f.sketch.key = flrq_philox_key(options->seed, name);
     memset(result, 0, sizeof *result);
     space->amax[0] = space->best_amax[0] = 0;
@@ -476,10 +476,8 @@ flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, c
     }
 
     flrq_operand e = error_operand(w, codes, d_l, d_r, result->rank);
-    FLRQ_TRY(be->sum_squares(be, &weight_error, &e));
-    FLRQ_TRY(comm->sum_host(comm, &weight_error, 1));
-    FLRQ_TRY(be->sum_squares(be, &weight_norm, w));
-    FLRQ_TRY(comm->sum_host(comm, &weight_norm, 1));
+    FLRQ_TRY(flrq_split_sum_squares(&f.split, &weight_error, &e));
+    FLRQ_TRY(flrq_split_sum_squares(&f.split, &weight_norm, w));
     result->weight_error = sqrt(ratio(weight_error, weight_norm));
     result->bits_per_weight = flrq_scheme_bits(&options->scheme, m, n, result->rank);
     result->amax = space->best_amax;

@@ -70,9 +70,11 @@ flrq_status flrq_fit_space_new(flrq_fit_space **out, flrq_backend *be, const flr
                                flrq_extent extent);
 void flrq_fit_space_free(flrq_fit_space *space, flrq_backend *be);
 
-/** Fits W (dense operand). codes: arrays in backend memory sized for the scheme; its fields are filled in. d_l [rows,
- * cap] and d_r [cap, cols] receive L [rows, rank] and R [rank, cols] densely (cap = flrq_fit_rank_cap()). stats may be
- * NULL. `name` keys the random numbers. */
+/** Fits W (dense operand), whose rows the workers of `comm` share (split.h): the arrays are of the whole matrix on
+ * each, and of what is per row (W, codes, scales, L) a worker reads and writes its share; R and the result are the same
+ * on all. codes: arrays in backend memory sized for the scheme; its fields are filled in. d_l [rows, cap] and d_r [cap,
+ * cols] receive L [rows, rank] and R [rank, cols] densely (cap = flrq_fit_rank_cap()). stats may be NULL. `name` keys
+ * the random numbers. */
 flrq_status flrq_fit(flrq_fit_space *space, flrq_backend *be, flrq_comm *comm, const flrq_fit_options *options,
                      const char *name, const flrq_operand *w, const flrq_input_stats *stats, flrq_codes *codes,
                      float *d_l, float *d_r, flrq_fit_result *result);

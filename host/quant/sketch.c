@@ -23,10 +23,24 @@ static size_t full_count(const flrq_sketch_options *options, flrq_extent extent)
     return 0;
 }
 
+/* Values of the largest sum over the workers: Z [cols, b], or a Gram matrix [b, b] in double. */
+static size_t node_bytes(const flrq_sketch_options *options, flrq_extent extent, int64_t b) {
+    size_t z = flrq_split_node_bytes(extent.rows, extent.cols * b, sizeof(float), options->workers);
+    size_t gram = flrq_split_node_bytes(extent.rows, b * b, sizeof(double), options->workers);
+    return z > gram ? z : gram;
+}
+
+static size_t sum_bytes(const flrq_sketch_options *options, flrq_extent extent, int64_t b) {
+    size_t z = flrq_split_scratch_bytes(extent.rows, extent.cols * b, sizeof(float), options->workers);
+    size_t gram = flrq_split_scratch_bytes(extent.rows, b * b, sizeof(double), options->workers);
+    return z > gram ? z : gram;
+}
+
 size_t flrq_sketch_bytes(const flrq_sketch_options *options, flrq_extent extent, int64_t terms) {
     size_t b = (size_t)width_of(options, extent.rows, extent.cols, terms), square = b * b;
     return 2 * sizeof(float) * b * (size_t)(extent.rows + extent.cols) + square * 2 * (sizeof(double) + sizeof(float)) +
-           2 * b * sizeof(double) + full_count(options, extent) * sizeof(float);
+           2 * b * sizeof(double) + full_count(options, extent) * sizeof(float) +
+           node_bytes(options, extent, (int64_t)b) + sum_bytes(options, extent, (int64_t)b);
 }
 
 flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sketch_options *options, flrq_extent extent,
@@ -53,6 +67,10 @@ flrq_status flrq_sketch_new(flrq_sketch **out, flrq_backend *be, const flrq_sket
     FLRQ_GOTO(be->alloc(be, (void **)&s->d_values, b * sizeof(double), "eigenvalues"));
     FLRQ_GOTO(be->alloc(be, (void **)&s->d_rotate, b * b * sizeof(float), "rotation"));
     if (full) FLRQ_GOTO(be->alloc(be, (void **)&s->d_full, full * sizeof(float), "full copy of the target"));
+    if (options->workers > 1) {
+        FLRQ_GOTO(be->alloc(be, &s->d_nodes, node_bytes(options, extent, (int64_t)b), "partial sums of a worker"));
+        FLRQ_GOTO(be->alloc(be, &s->d_sums, sum_bytes(options, extent, (int64_t)b), "partial sums of all workers"));
+    }
 out:
     if (status != FLRQ_OK) {
         flrq_sketch_free(s, be);
@@ -64,6 +82,8 @@ out:
 
 void flrq_sketch_free(flrq_sketch *s, flrq_backend *be) {
     if (!s) return;
+    be->release(be, s->d_sums);
+    be->release(be, s->d_nodes);
     be->release(be, s->d_full);
     be->release(be, s->d_rotate);
     be->release(be, s->d_values);
@@ -78,25 +98,37 @@ void flrq_sketch_free(flrq_sketch *s, flrq_backend *be) {
     free(s);
 }
 
-/* Orthonormal basis of the columns of d_y [m, b]: Cholesky QR `rounds` times, Householder when the Gram matrix is
- * numerically singular (rank below b). The Gram matrix is in double, so one round is good to condition numbers of 1e7.
- * Only `split` matrices (rows spread over workers) need the communicator; Householder is for a single worker's copy. */
-static flrq_status orthonormalize(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, float *d_y, int64_t m, int64_t b,
-                                  int split, int rounds) {
-    for (int round = 0; round < rounds; round++) {
-        int info;
-        FLRQ_TRY(be->gram(be, s->d_gram, d_y, m, b));
-        if (split) FLRQ_TRY(comm->sum_f64(comm, be, s->d_gram, b * b));
-        FLRQ_TRY(be->cholesky(be, s->d_gram, b, &info));
-        if (info) return be->householder(be, d_y, m, b);
-        FLRQ_TRY(be->solve_right(be, d_y, s->d_gram, m, b));
-    }
-    return FLRQ_OK;
+flrq_split flrq_sketch_split(const flrq_sketch *s, flrq_backend *be, flrq_comm *comm, int64_t rows) {
+    return flrq_split_of(be, comm, rows, s->d_nodes, s->d_sums);
+}
+
+/* Orthonormal basis of the columns of d_y, of which this worker has its rows (left), or of d_z [n, b], of which every
+ * worker has the whole (right): Cholesky QR, or Householder when the Gram matrix is numerically singular (rank below
+ * b). The Gram matrix is in double, so one round is good to condition numbers of 1e7. */
+static flrq_status orthonormalize_right(flrq_sketch *s, flrq_backend *be, int64_t n, int64_t b) {
+    int info;
+    FLRQ_TRY(be->gram(be, s->d_gram, s->d_z, n, b));
+    FLRQ_TRY(be->cholesky(be, s->d_gram, b, &info));
+    return info ? be->householder(be, s->d_z, n, b) : be->solve_right(be, s->d_z, s->d_gram, n, b);
+}
+
+/* Householder's reflections go through all rows, one column after another: it is rare enough that every worker does the
+ * whole of it. */
+static flrq_status orthonormalize_left(flrq_sketch *s, const flrq_split *split, int64_t b) {
+    flrq_backend *be = split->be;
+    int info;
+    FLRQ_TRY(flrq_split_gram(split, s->d_gram, s->d_y, b));
+    FLRQ_TRY(be->cholesky(be, s->d_gram, b, &info));
+    if (!info) return be->solve_right(be, s->d_y + split->own.first * b, s->d_gram, split->own.count, b);
+    FLRQ_TRY(flrq_split_gather(split, s->d_y, (size_t)b * sizeof(float)));
+    return be->householder(be, s->d_y, split->rows, b);
 }
 
 /* Rotates an orthonormal Q (in d_y) and Z = T^T Q (in d_z) to ordered triplets: the eigenvectors E of Z^T Z give
  * u = Q E, v = Z E, sigma = sqrt(eigenvalues). */
-static flrq_status rotate(flrq_sketch *s, flrq_backend *be, int64_t m, int64_t n, int64_t b) {
+static flrq_status rotate(flrq_sketch *s, const flrq_split *split, int64_t n, int64_t b) {
+    flrq_backend *be = split->be;
+    int64_t first = split->own.first * b;
     FLRQ_TRY(be->gram(be, s->d_gram, s->d_z, n, b));
     FLRQ_TRY(be->eigh(be, s->d_gram, s->d_values, b));
     FLRQ_TRY(be->download(be, s->sigma, s->d_values, (size_t)b * sizeof(double)));
@@ -104,7 +136,7 @@ static flrq_status rotate(flrq_sketch *s, flrq_backend *be, int64_t m, int64_t n
     FLRQ_TRY(be->download(be, s->host_square, s->d_gram, (size_t)(b * b) * sizeof(double)));
     for (int64_t i = 0; i < b * b; i++) s->host_rotate[i] = (float)s->host_square[i];
     FLRQ_TRY(be->upload(be, s->d_rotate, s->host_rotate, (size_t)(b * b) * sizeof(float)));
-    FLRQ_TRY(be->gemm(be, s->d_u, s->d_y, s->d_rotate, m, b, b, 1, 0));
+    FLRQ_TRY(be->gemm(be, s->d_u + first, s->d_y + first, s->d_rotate, split->own.count, b, b, 1, 0));
     return be->gemm(be, s->d_v, s->d_z, s->d_rotate, n, b, b, 1, 0);
 }
 
@@ -120,41 +152,37 @@ static flrq_status start_from_last(flrq_sketch *s, flrq_backend *be, int64_t n, 
 
 /* Leaves the backend at whatever precision it stopped in; the caller puts it back.
  * Y = T Omega, then rounds of { orthonormalise, Z = T^T Q, orthonormalise, Y = T Z }, last Z = T^T Q (Halko,
- * Martinsson, Tropp 2011, Algorithm 4.4). */
-static flrq_status run_block(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
+ * Martinsson, Tropp 2011, Algorithm 4.4). The last Q is orthonormalised twice, in full precision. */
+static flrq_status run_block(flrq_sketch *s, const flrq_split *split, const flrq_sketch_options *options,
                              const flrq_operand *t, int64_t terms, int warm) {
+    flrq_backend *be = split->be;
     int64_t m = t->rows, n = t->cols, b = width_of(options, m, n, terms);
     int rounds = options->power_iterations;
     flrq_set_precision(be, options->precision);     /* the iterations only have to span the subspace */
     if (warm && s->width >= b && s->sigma[0] > 0) { /* a zero target left nothing to start from */
         FLRQ_TRY(start_from_last(s, be, n, b));
-        FLRQ_TRY(orthonormalize(s, be, comm, s->d_z, n, b, 0, 1));
+        FLRQ_TRY(orthonormalize_right(s, be, n, b));
         if (rounds > 1) rounds--;
     } else
         FLRQ_TRY(be->normal(be, s->d_z, options->key, 0, 0, n * b));
-    FLRQ_TRY(be->mul(be, s->d_y, t, s->d_z, b));
+    FLRQ_TRY(flrq_split_mul(split, s->d_y, t, s->d_z, b));
     for (int round = 0; round < rounds; round++) {
-        FLRQ_TRY(orthonormalize(s, be, comm, s->d_y, m, b, 1, 1));
-        FLRQ_TRY(be->mul_t(be, s->d_z, t, s->d_y, b));
-        FLRQ_TRY(comm->sum_f32(comm, be, s->d_z, n * b));
-        FLRQ_TRY(orthonormalize(s, be, comm, s->d_z, n, b, 0, 1));
-        FLRQ_TRY(be->mul(be, s->d_y, t, s->d_z, b));
+        FLRQ_TRY(orthonormalize_left(s, split, b));
+        FLRQ_TRY(flrq_split_mul_t(split, s->d_z, t, s->d_y, b));
+        FLRQ_TRY(orthonormalize_right(s, be, n, b));
+        FLRQ_TRY(flrq_split_mul(split, s->d_y, t, s->d_z, b));
     }
     flrq_set_precision(be, FLRQ_PRECISION_FULL);
-    FLRQ_TRY(orthonormalize(s, be, comm, s->d_y, m, b, 1, 2));
-    FLRQ_TRY(be->mul_t(be, s->d_z, t, s->d_y, b));
-    FLRQ_TRY(comm->sum_f32(comm, be, s->d_z, n * b));
+    FLRQ_TRY(orthonormalize_left(s, split, b));
+    FLRQ_TRY(orthonormalize_left(s, split, b));
+    FLRQ_TRY(flrq_split_mul_t(split, s->d_z, t, s->d_y, b));
     s->width = b;
     s->terms = min64(terms, b);
-    return rotate(s, be, m, n, b);
+    return rotate(s, split, n, b);
 }
 
-/* ||x|| of a device vector: its 1 x 1 Gram matrix, which is summed in double and over the workers that hold `split`
- * rows. */
-static flrq_status norm_of(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, double *out, const float *d_x,
-                           int64_t count, int split) {
-    FLRQ_TRY(be->gram(be, s->d_gram, d_x, count, 1));
-    if (split) FLRQ_TRY(comm->sum_f64(comm, be, s->d_gram, 1));
+/* ||x|| of a device vector from its 1 x 1 Gram matrix, which is summed in double. */
+static flrq_status norm_of(flrq_sketch *s, flrq_backend *be, double *out) {
     FLRQ_TRY(be->download(be, out, s->d_gram, sizeof *out));
     *out = sqrt(*out);
     return FLRQ_OK;
@@ -170,52 +198,54 @@ static flrq_status scale_into(flrq_backend *be, float *d_to, const float *d_from
  * P and K are normalised after every product (the result does not depend on their length), so that neither 1e-20 nor
  * 1e20 in A leaves the range of fp32. Column i of the result is written with leading dimension `terms`, so the vectors
  * are kept as rows of a buffer and transposed at the end. */
-static flrq_status run_r1(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, const flrq_sketch_options *options,
+static flrq_status run_r1(flrq_sketch *s, const flrq_split *split, const flrq_sketch_options *options,
                           const flrq_operand *t, int64_t terms, const flrq_rank_policy *greedy) {
-    int64_t m = t->rows, n = t->cols, done = 0;
+    flrq_backend *be = split->be;
+    int64_t m = t->rows, n = t->cols, done = 0, own = split->own.first, count = split->own.count;
     flrq_status status = FLRQ_OK;
-    float *u = malloc((size_t)(m * terms) * sizeof *u), *v = malloc((size_t)(n * terms) * sizeof *v);
+    flrq_codes codes;
+    flrq_operand own_rows = flrq_operand_rows(t, split->own, &codes);
+    float *u = calloc((size_t)(m * terms), sizeof *u), *v = malloc((size_t)(n * terms) * sizeof *v);
     float *vector = malloc((size_t)(m > n ? m : n) * sizeof *vector),
           *amax = malloc((size_t)(terms + 1) * sizeof *amax);
     if (!u || !v || !vector || !amax)
         FLRQ_GOTO(flrq_fail_memory((size_t)((m + n) * terms) * sizeof *u, "the r1 sketch"));
-    FLRQ_GOTO(be->materialize(be, s->d_full, t));
+    FLRQ_GOTO(be->materialize(be, s->d_full + own * n, &own_rows));
     flrq_operand a = {.rows = m, .cols = n, .d_dense = s->d_full, .ld_dense = n, .dense_dtype = FLRQ_F32};
     const float one = 1;
     FLRQ_GOTO(be->upload(be, s->d_rotate, &one, sizeof one));
     if (greedy) {
-        FLRQ_GOTO(be->amax_curve(be, amax, &a, NULL, NULL, 0));
-        FLRQ_GOTO(comm->max_host(comm, amax, 1));
+        FLRQ_GOTO(flrq_split_amax_curve(split, amax, &a, NULL, NULL, 0));
     }
     float *d_p = s->d_y, *d_k = s->d_z;
     for (; done < terms; done++) {
         FLRQ_GOTO(be->normal(be, s->d_v, options->key, (uint64_t)done, 0, n));
         double norm = 0, sigma = 0;
         for (int pass = 0;; pass++) {
-            FLRQ_GOTO(be->mul(be, d_p, &a, s->d_v, 1));
-            FLRQ_GOTO(norm_of(s, be, comm, &norm, d_p, m, 1));
+            FLRQ_GOTO(flrq_split_mul(split, d_p, &a, s->d_v, 1));
+            FLRQ_GOTO(flrq_split_gram(split, s->d_gram, d_p, 1));
+            FLRQ_GOTO(norm_of(s, be, &norm));
             if (!(norm > 0)) break; /* nothing is left of the target */
-            FLRQ_GOTO(scale_into(be, s->d_u, d_p, s->d_rotate, m, 1 / norm));
-            FLRQ_GOTO(be->mul_t(be, d_k, &a, s->d_u, 1));
-            FLRQ_GOTO(comm->sum_f32(comm, be, d_k, n));
-            FLRQ_GOTO(norm_of(s, be, comm, &sigma, d_k, n, 0));
+            FLRQ_GOTO(scale_into(be, s->d_u + own, d_p + own, s->d_rotate, count, 1 / norm));
+            FLRQ_GOTO(flrq_split_mul_t(split, d_k, &a, s->d_u, 1));
+            FLRQ_GOTO(be->gram(be, s->d_gram, d_k, n, 1));
+            FLRQ_GOTO(norm_of(s, be, &sigma));
             if (!(sigma > 0) || pass == options->power_iterations) break;
             FLRQ_GOTO(scale_into(be, s->d_v, d_k, s->d_rotate, n, 1 / sigma));
         }
         if (!(norm > 0 && sigma > 0)) break;
-        FLRQ_GOTO(be->rank_one(be, s->d_full, s->d_u, d_k, m, n, -1));
+        FLRQ_GOTO(be->rank_one(be, s->d_full + own * n, s->d_u + own, d_k, count, n, -1));
         if (greedy) {
             int64_t r = done + 1;
-            FLRQ_GOTO(be->amax_curve(be, &amax[r], &a, NULL, NULL, 0));
-            FLRQ_GOTO(comm->max_host(comm, &amax[r], 1));
+            FLRQ_GOTO(flrq_split_amax_curve(split, &amax[r], &a, NULL, NULL, 0));
             if (r % greedy->multiple == 0 && !flrq_rank_accepts(greedy, m, n, amax, r)) {
                 done = r - greedy->multiple; /* the rule looks at multiples alone, and keeps the last accepted one */
                 break;
             }
         }
         s->sigma[done] = sigma;
-        FLRQ_GOTO(be->download(be, vector, s->d_u, (size_t)m * sizeof *vector));
-        for (int64_t i = 0; i < m; i++) u[i * terms + done] = vector[i];
+        FLRQ_GOTO(be->download(be, vector, s->d_u + own, (size_t)count * sizeof *vector));
+        for (int64_t i = 0; i < count; i++) u[(own + i) * terms + done] = vector[i];
         FLRQ_GOTO(be->download(be, vector, d_k, (size_t)n * sizeof *vector));
         for (int64_t j = 0; j < n; j++) v[j * terms + done] = vector[j];
     }
@@ -276,15 +306,21 @@ flrq_status flrq_sketch_run(flrq_sketch *s, flrq_backend *be, flrq_comm *comm, c
         s->terms = s->width = 0;
         return FLRQ_OK;
     }
+    flrq_split split = flrq_sketch_split(s, be, comm, target->rows);
     switch (options->kind) {
     case FLRQ_SKETCH_R1:
-        return run_r1(s, be, comm, options, target, terms, greedy);
+        return run_r1(s, &split, options, target, terms, greedy);
     case FLRQ_SKETCH_SVD:
+        if (comm->size > 1)
+            return flrq_fail(FLRQ_ERR_UNSUPPORTED,
+                             "the exact SVD has the whole matrix on one worker, not on %d; use "
+                             "--sketch block",
+                             comm->size);
         return run_svd(s, be, target, terms);
     case FLRQ_SKETCH_BLOCK:
         break;
     }
-    flrq_status status = run_block(s, be, comm, options, target, terms, warm);
+    flrq_status status = run_block(s, &split, options, target, terms, warm);
     flrq_set_precision(be, FLRQ_PRECISION_FULL);
     return status;
 }
