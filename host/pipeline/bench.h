@@ -6,7 +6,9 @@
 #ifndef FLRQ_PIPELINE_BENCH_H
 #define FLRQ_PIPELINE_BENCH_H
 
+#include "cases/opcase.h"
 #include "pipeline/job.h"
+#include "pipeline/profile.h"
 
 flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result);
@@ -25,6 +27,14 @@ flrq_status flrq_bench_limits_measure(flrq_bench_limits *out, flrq_backend *be, 
 
 /** {"copy_gb_s", "upload_gb_s", "download_gb_s", "full_gflop_s", "fast_gflop_s"}. New reference. */
 json_t *flrq_bench_limits_json(const flrq_bench_limits *limits);
+
+/** A row of `bench ops`: the timing of a case, held against the limits. New reference. */
+json_t *flrq_bench_op_row(const op_case *c, const op_timing *t, const flrq_bench_limits *limits);
+
+/** Measures a profile of the backend: config->seconds for a call, files under config->scratch where it is set. Every
+ *  timed call is added to `rows`. (bench_profile.c) */
+flrq_status flrq_profile_measure(flrq_profile *out, flrq_backend *be, const flrq_bench_limits *limits,
+                                 const flrq_config *config, flrq_reporter *reporter, json_t *rows);
 
 /** Spectra of generated matrices, in the order of the choices of --spectrum.
  *    llm: power law s_i = 0.4 i^-0.7 of 192 terms on a noise floor of 1, and every 512th column 8 times larger

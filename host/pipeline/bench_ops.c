@@ -3,12 +3,12 @@
  * Every case states the bytes and flops that nobody can avoid (op_cost()). They are held against the copy bandwidth and
  * the matrix rate of the device in the precision of the case; "floor" is the time that the slower of the two limits
  * would take, as a fraction of the median. An op that the backend lacks or refuses is a row that says so.
+ * With --profile the cases are those from which a profile is made (bench_profile.c), and nothing else.
  */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "cases/opcase.h"
 #include "pipeline/bench.h"
 
 static const op_table *const tables[] = {&ops_matrix, &ops_small, &ops_quant, &ops_forward};
@@ -20,7 +20,7 @@ static bool wanted(const op_case *c, const flrq_config *config) {
     return c->use & OP_BENCH && (config->full || !(c->use & OP_LARGE)) && (!config->only || strstr(name, config->only));
 }
 
-static json_t *row_of(const op_case *c, const op_timing *t, const flrq_bench_limits *limits) {
+json_t *flrq_bench_op_row(const op_case *c, const op_timing *t, const flrq_bench_limits *limits) {
     json_t *row =
         json_pack("{s:s, s:s, s:s}", "op", c->op, "shape", c->shape, "precision", c->use & OP_FAST ? "fast" : "full");
     if (!t->supported || t->status != FLRQ_OK) {
@@ -38,6 +38,38 @@ static json_t *row_of(const op_case *c, const op_timing *t, const flrq_bench_lim
     return row;
 }
 
+static int64_t count_wanted(const flrq_config *c) {
+    int64_t cases = 0;
+    for (int t = 0; t < TABLES; t++)
+        for (size_t i = 0; i < tables[t]->count; i++) cases += wanted(&tables[t]->cases[i], c);
+    return cases;
+}
+
+static flrq_status time_cases(flrq_backend *be, const flrq_config *c, const flrq_bench_limits *limits, int64_t cases,
+                              flrq_reporter *reporter, json_t *rows) {
+    int64_t done = 0;
+    for (int t = 0; t < TABLES; t++)
+        for (size_t i = 0; i < tables[t]->count; i++) {
+            const op_case *op = &tables[t]->cases[i];
+            if (!wanted(op, c)) continue;
+            if (flrq_stop_requested()) return flrq_fail(FLRQ_STOPPED, "stopped; bench keeps no state");
+            flrq_progress(reporter, op->op, done++, cases);
+            op_timing timing = op_case_time(op, be, c->seconds);
+            json_array_append_new(rows, flrq_bench_op_row(op, &timing, limits));
+        }
+    return FLRQ_OK;
+}
+
+static flrq_status make_profile(flrq_backend *be, const flrq_config *c, const flrq_bench_limits *limits,
+                                flrq_reporter *reporter, json_t *rows) {
+    flrq_profile profile;
+    FLRQ_TRY(flrq_profile_measure(&profile, be, limits, c, reporter, rows));
+    FLRQ_TRY(flrq_profile_save(&profile, c->profile));
+    if (!c->scratch)
+        flrq_notice(reporter, "%s has no rates of files: --scratch DIR measures those of a folder", c->profile);
+    return FLRQ_OK;
+}
+
 flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
     static const char *const keys[] = {"op",          "shape",       "precision", "status",  "seconds",
                                        "seconds_p10", "seconds_p90", "samples",   "batch",   "gb_s",
@@ -48,9 +80,7 @@ flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporte
     flrq_bench_limits limits;
     json_t *rows = json_array();
     flrq_status status = FLRQ_OK;
-    int64_t cases = 0, done = 0;
-    for (int t = 0; t < TABLES; t++)
-        for (size_t i = 0; i < tables[t]->count; i++) cases += wanted(&tables[t]->cases[i], c);
+    int64_t cases = count_wanted(c);
     if (cases == 0)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "--only \"%s\": no bench case has that text%s", c->only,
                             c->full ? "" : " (more with --full)"));
@@ -58,18 +88,13 @@ flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporte
     FLRQ_GOTO(be->info(be, &device));
     flrq_progress(reporter, "limits", 0, 1);
     FLRQ_GOTO(flrq_bench_limits_measure(&limits, be, c->seconds));
-    for (int t = 0; t < TABLES; t++)
-        for (size_t i = 0; i < tables[t]->count; i++) {
-            const op_case *op = &tables[t]->cases[i];
-            if (!wanted(op, c)) continue;
-            if (flrq_stop_requested()) FLRQ_GOTO(flrq_fail(FLRQ_STOPPED, "stopped; bench keeps no state"));
-            flrq_progress(reporter, op->op, done++, cases);
-            op_timing timing = op_case_time(op, be, c->seconds);
-            json_array_append_new(rows, row_of(op, &timing, &limits));
-        }
+    if (c->profile)
+        FLRQ_GOTO(make_profile(be, c, &limits, reporter, rows));
+    else
+        FLRQ_GOTO(time_cases(be, c, &limits, cases, reporter, rows));
     if (c->csv) FLRQ_GOTO(flrq_bench_csv(c->csv, rows, keys, sizeof keys / sizeof *keys));
-    *result = json_pack("{s:s, s:s, s:i, s:o, s:O}", "device", be->name, "machine", device.name, "threads",
-                        device.threads, "limits", flrq_bench_limits_json(&limits), "rows", rows);
+    *result = json_pack("{s:s, s:s, s:i, s:o, s:s*, s:O}", "device", be->name, "machine", device.name, "threads",
+                        device.threads, "limits", flrq_bench_limits_json(&limits), "profile", c->profile, "rows", rows);
 out:
     flrq_backend_close(be);
     json_decref(rows);

@@ -19,12 +19,13 @@ enum {
     BENCH_SKETCH = 128,
     BENCH_OPS = 256,
     BENCH_QUANTIZE = 512,
+    SUBMIT = 1024,
     FITTING = QUANTIZE | PLAN | BENCH_QUANTIZE,
     BENCHES = BENCH_SKETCH | BENCH_OPS | BENCH_QUANTIZE
 };
 static const char *const command_names[] = {"quantize",  "plan",           "eval",     "inspect",
                                             "compare",   "devices",        "tokenize", "bench-sketch",
-                                            "bench-ops", "bench-quantize", NULL};
+                                            "bench-ops", "bench-quantize", "submit", NULL};
 static const char *const command_help[] = {
     "Quantize a Hugging Face model folder: W ~ Wq + L R per linear layer.",
     "Print what quantize would need and do, from headers alone: memory, disk, ranks, bits.",
@@ -36,6 +37,7 @@ static const char *const command_help[] = {
     "Time and residual of the low-rank sketches against the exact and randomised SVD of the device's library.",
     "Time of every op of a backend against the copy bandwidth and the matrix rate measured in the same run.",
     "Time of a whole quantize run on a generated model of a known shape, against its floor.",
+    "Submit a quantize run to Slurm as a batch job that stops in time, is queued again and continues until it is done.",
 };
 
 const char *const *flrq_commands(void) {
@@ -151,6 +153,38 @@ static const entry table[] = {
     INT("seed", "calibration", "0", 0, 9007199254740991.0, seed, FITTING | BENCH_SKETCH, 1,
         "Seed of all random numbers."),
 
+    INT("nodes", "job", "1", 1, 4096, batch.nodes, SUBMIT, 0, "Nodes of the job."),
+    INT("gpus-per-node", "job", "0", 0, 64, batch.gpus_per_node, SUBMIT, 0,
+        "GPUs on each node, with a worker for each; 0 = a job on CPUs."),
+    INT("tasks-per-node", "job", "1", 1, 1024, batch.tasks_per_node, SUBMIT, 0,
+        "Workers on each node of a job on CPUs; joined by MPI."),
+    INT("cpus-per-task", "job", "0", 0, 4096, batch.cpus_per_task, SUBMIT, 0,
+        "CPU threads of each worker; 0 = what the partition gives."),
+    TEXT("mem", "job", "SIZE", "auto", batch.mem, SUBMIT, 0,
+         "Memory of a node as Slurm takes it (64G; 0 is all of it). auto: what the plan needs and a quarter more. none: "
+         "the partition's default."),
+    TEXT("time", "job", "TIME", NULL, batch.time, SUBMIT, 0,
+         "Time limit as Slurm takes it: minutes, hours:minutes:seconds, days-hours. A run that needs more is queued "
+         "again. Without it the partition's default."),
+    TEXT("partition", "job", "NAME", NULL, batch.partition, SUBMIT, 0, "Partition; without it the default one."),
+    TEXT("account", "job", "NAME", NULL, batch.account, SUBMIT, 0, "Account to charge."),
+    TEXT("qos", "job", "NAME", NULL, batch.qos, SUBMIT, 0, "Quality of service."),
+    TEXT("constraint", "job", "TEXT", NULL, batch.constraint, SUBMIT, 0, "Features that the nodes must have."),
+    TEXT("job-name", "job", "NAME", "flrq", batch.name, SUBMIT, 0, "Name of the job."),
+    INT("signal-seconds", "job", "0", 0, 65535, batch.signal_seconds, SUBMIT, 0,
+        "Seconds before the limit at which Slurm asks the workers to stop, should a block take longer than the last "
+        "ones; 0 = 60, less in short jobs."),
+    TEXT("mpi", "job", "TYPE", "auto", batch.mpi, SUBMIT, 0,
+         "How srun joins the workers of a job on CPUs (srun --mpi=list): pmix for Open MPI, pmi2 for MPICH. auto: by "
+         "the --mpi of quantize, else pmix where srun has it."),
+    TEXT("setup", "job", "FILE", NULL, batch.setup, SUBMIT, 0,
+         "Shell lines for the beginning of the script: further #SBATCH lines, then module load and the like."),
+    TEXT("container", "job", "IMAGE", NULL, batch.container, SUBMIT, 0,
+         "Apptainer image in which the workers run; it holds flrq. The folders of the run are bound into it."),
+    TEXT("program", "job", "PATH", NULL, batch.program, SUBMIT, 0,
+         "The flrq that the workers run; without it this one, in a container the one on its PATH."),
+    FLAG("print", "job", "false", batch.print, SUBMIT, 0, "Print the script and submit nothing; needs no Slurm."),
+
     TEXT("text", "input", "FILE", NULL, text, EVAL | TOKENIZE, 0, "Text file."),
     TEXT("tokens", "input", "FILE", NULL, tokens, EVAL, 0,
          "Token ids: .npy or .safetensors, read as one stream in row order."),
@@ -185,8 +219,9 @@ static const entry table[] = {
            BENCH_QUANTIZE, 0, "Model whose shapes the generated checkpoint has."),
     INT("blocks", "bench", "0", 0, 1000, blocks, BENCH_QUANTIZE, 0,
         "Blocks to generate and run, the rest extrapolated; 0 = all of the model."),
-    TEXT("scratch", "bench", "DIR", NULL, scratch, BENCH_QUANTIZE, 0,
-         "Folder under which the checkpoint and the result get a temporary one; without it $TMPDIR or /tmp."),
+    TEXT("scratch", "bench", "DIR", NULL, scratch, BENCH_QUANTIZE | BENCH_OPS, 0,
+         "Folder for temporary files: for quantize the checkpoint and the result (without it under $TMPDIR or /tmp), "
+         "for ops with --profile the file whose reading and writing is timed."),
     FLAG("keep", "bench", "false", keep, BENCH_QUANTIZE, 0, "Leave the generated files."),
     FLAG("plan-only", "bench", "false", plan_only, BENCH_QUANTIZE, 0,
          "Print what plan predicts for the device and for a card of 24 GB; quantize nothing."),
@@ -214,6 +249,15 @@ static const entry table[] = {
            "MPI that joins the processes of srun or mpirun. auto: what the launcher's environment names; GPUs need none."),
     REAL("peer-timeout", "run", "600", 1, 1e6, peer_timeout, QUANTIZE, 0,
          "Seconds to wait for another worker before the run stops and names it."),
+    TEXT("profile", "run", "FILE", NULL, profile, PLAN | BENCH_OPS, 0,
+         "Device profile: bench ops measures what quantize calls on this device and writes it, plan predicts the time "
+         "of a run from it."),
+    INT("nodes", "run", "1", 1, 4096, nodes, PLAN, 0,
+        "Nodes over which --workers are spread evenly, for the time that plan predicts."),
+    REAL("link", "run", "0", 0, 1e6, link, PLAN, 0,
+         "GB/s that one device receives from the others of its node; 0 = what the profile says, else 25 (PCIe)."),
+    REAL("network", "run", "0", 0, 1e6, network, PLAN, 0,
+         "GB/s that one node receives from the others; 0 = what the profile says, else 25 (200 Gb/s)."),
     CHOICE("resume", "run", "auto", "auto|required|never", resume, QUANTIZE, 0,
            "Continue an interrupted run in OUT, insist on one, or refuse an existing OUT."),
     CHOICE("nonfinite", "run", "refuse", "refuse|zero", nonfinite, QUANTIZE, 1,
@@ -357,6 +401,7 @@ flrq_status flrq_params_new(flrq_params **out, const char *command) {
 
 void flrq_params_free(flrq_params *params) {
     if (!params) return;
+    flrq_params_free(params->job);
     for (int i = 0; i < OPTIONS; i++)
         if (table[i].option.kind == FLRQ_OPTION_TEXT) free(*(char **)field(params, &table[i]));
     free(params->text);
@@ -399,6 +444,38 @@ const char *flrq_params_get(const flrq_params *params, const char *name) {
 int flrq_params_given(const flrq_params *params, const char *name) {
     const entry *e = find(params, name);
     return e && params->given[(e - table) / 64] >> ((e - table) % 64) & 1;
+}
+
+flrq_status flrq_params_set_job(flrq_params *params, flrq_params *job) {
+    if (1u << params->command != SUBMIT || 1u << job->command != QUANTIZE) {
+        const char *outer = command_names[params->command], *inner = command_names[job->command];
+        flrq_params_free(job);
+        return flrq_fail(FLRQ_ERR_USAGE, "%s cannot run %s; a batch job runs quantize", outer, inner);
+    }
+    flrq_params_free(params->job);
+    params->job = job;
+    return FLRQ_OK;
+}
+
+json_t *flrq_params_changed(const flrq_params *params) {
+    flrq_params *fresh;
+    json_t *words = json_array();
+    size_t count;
+    const flrq_option *const *options = flrq_command_options(command_names[params->command], &count);
+    if (flrq_params_new(&fresh, command_names[params->command]) != FLRQ_OK) return words;
+    /* What a preset sets follows from it alone. */
+    const char *preset = flrq_params_get(params, "preset");
+    if (preset) (void)flrq_params_set(fresh, "preset", preset);
+    for (size_t i = 0; i < count; i++) {
+        const flrq_option *o = options[i];
+        const char *value = flrq_params_get(params, o->name), *normal = flrq_params_get(fresh, o->name);
+        int is_preset = strcmp(o->name, "preset") == 0;
+        if (!value || (normal && strcmp(value, normal) == 0 && !is_preset)) continue;
+        if (is_preset && strcmp(value, o->default_text) == 0) continue;
+        json_array_append_new(words, json_pack("[s, s]", o->name, value));
+    }
+    flrq_params_free(fresh);
+    return words;
 }
 
 json_t *flrq_params_json(const flrq_params *params, int bytes_only) {
@@ -457,6 +534,11 @@ flrq_status flrq_params_check(const flrq_params *params) {
         if (command != BENCH_QUANTIZE && !c->calib && !c->calib_tokens)
             return flrq_fail(FLRQ_ERR_USAGE, "calibration text wanted: --calib FILE, --calib-tokens FILE, or --calib "
                                              "none for weights only");
+    }
+    if (command == SUBMIT) {
+        if (!params->job)
+            return flrq_fail(FLRQ_ERR_USAGE, "submit needs the run: submit [options] -- quantize MODEL -o OUT ...");
+        FLRQ_TRY(flrq_params_check(params->job));
     }
     if (command == EVAL && !c->text == !c->tokens)
         return flrq_fail(FLRQ_ERR_USAGE, "eval needs one of --text FILE and --tokens FILE");

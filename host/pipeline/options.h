@@ -56,6 +56,10 @@ typedef struct flrq_config {
     int64_t workers; /* 0: all devices of the kind, or what the launcher says */
     int mpi;
     double peer_timeout;
+    /* plan: times of a run */
+    char *profile; /* of plan, and of bench ops, which writes it */
+    int64_t nodes;
+    double link, network; /* GB a second; 0: what the profile says, else an assumption */
     /* eval */
     char *text, *tokens, *against, *dump_logits;
     int64_t ctx;
@@ -63,6 +67,12 @@ typedef struct flrq_config {
     /* compare, tokenize */
     char *a, *b;
     int special;
+    /* submit: the batch job */
+    struct {
+        int64_t nodes, gpus_per_node, tasks_per_node, cpus_per_task, signal_seconds;
+        char *time, *mem, *partition, *account, *qos, *constraint, *name, *setup, *container, *program, *mpi;
+        int print;
+    } batch;
     /* bench sketch */
     char *shapes, *ranks, *methods, *dump, *csv;
     int spectrum, full;
@@ -83,6 +93,7 @@ struct flrq_params {
     flrq_config config;
     uint64_t given[FLRQ_GIVEN_WORDS]; /* bit i: option i of the table was set by the caller */
     char *text;                       /* buffer of flrq_params_get() */
+    struct flrq_params *job;          /* of submit: what the batch job runs; owned */
 };
 
 /** True when the caller set the option of that name (rather than leaving its default). */
@@ -91,6 +102,10 @@ int flrq_params_given(const flrq_params *params, const char *name);
 /** All options of the command with their present values, for reports. With bytes_only just those that can change the
  * output's bytes (the fingerprint). New reference. */
 json_t *flrq_params_json(const flrq_params *params, int bytes_only);
+
+/** The options that are not as the command and its preset have them by default: array of [name, value] in table order,
+ * enough to repeat the job. New reference. */
+json_t *flrq_params_changed(const flrq_params *params);
 
 /** Refuses bits between the bounds that no scheme has. */
 flrq_status flrq_params_check_bits(const flrq_params *params);
