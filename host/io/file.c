@@ -168,63 +168,89 @@ flrq_status flrq_file_pwrite(int fd, const char *path, const void *from, size_t 
     return FLRQ_OK;
 }
 
-flrq_status flrq_output_open(flrq_output *output, const char *path) {
+/* Frees the names; what was open is closed by now. */
+static void output_clear(flrq_output *output) {
+    free(output->path);
+    free(output->temp);
+    *output = (flrq_output){0};
+}
+
+static flrq_status output_name(flrq_output *output, const char *path) {
     size_t length = strlen(path);
     *output = (flrq_output){.path = strdup(path), .temp = malloc(length + sizeof ".tmp"), .fd = -1};
     if (!output->path || !output->temp) {
-        free(output->path);
-        free(output->temp);
-        *output = (flrq_output){0};
+        output_clear(output);
         return flrq_fail_memory(2 * length, "a file name");
     }
     memcpy(output->temp, path, length);
     memcpy(output->temp + length, ".tmp", sizeof ".tmp");
+    return FLRQ_OK;
+}
+
+flrq_status flrq_output_open(flrq_output *output, const char *path) {
+    FLRQ_TRY(output_name(output, path));
     /* Removed and created, not truncated: what lies there may be a link to a file that is not ours. */
     unlink(output->temp);
     /* Readable too: the hash of a shard is taken from what the file system gives back. */
     output->fd = open(output->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (output->fd < 0) {
         flrq_status status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot create", output->temp);
-        free(output->path);
-        free(output->temp);
-        *output = (flrq_output){0};
+        output_clear(output);
         return status;
     }
     return FLRQ_OK;
 }
 
+flrq_status flrq_output_join(flrq_output *output, const char *path) {
+    FLRQ_TRY(output_name(output, path));
+    output->joined = true;
+    char *dir = parent_of(path);
+    if (dir) flrq_dir_refresh(dir);
+    free(dir);
+    output->fd = open(output->temp, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (output->fd < 0) {
+        flrq_status status = flrq_fail_errno(
+            FLRQ_ERR_IO, "file %s: cannot open what another worker should have made; check that all see this folder",
+            output->temp);
+        output_clear(output);
+        return status;
+    }
+    return FLRQ_OK;
+}
+
+/* fsync() and close(): network file systems report late write errors at either. Closed on failure too. */
+static flrq_status flush_and_close(flrq_output *output) {
+    flrq_status status = FLRQ_OK;
+    if (fsync(output->fd) != 0) status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot flush to disk", output->temp);
+    if (close(output->fd) != 0 && status == FLRQ_OK)
+        status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot close", output->temp);
+    output->fd = -1;
+    return status;
+}
+
+flrq_status flrq_output_leave(flrq_output *output) {
+    flrq_status status = flush_and_close(output);
+    output_clear(output);
+    return status;
+}
+
 void flrq_output_discard(flrq_output *output) {
     if (!output->temp) return;
     if (output->fd >= 0) close(output->fd);
-    unlink(output->temp);
-    free(output->path);
-    free(output->temp);
-    *output = (flrq_output){0};
+    if (!output->joined) unlink(output->temp);
+    output_clear(output);
 }
 
 flrq_status flrq_output_commit(flrq_output *output) {
-    flrq_status status;
-    if (fsync(output->fd) != 0) {
-        status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot flush to disk", output->temp);
-        goto fail;
-    }
-    int closed = close(output->fd); /* network file systems report late write errors here */
-    output->fd = -1;
-    if (closed != 0) {
-        status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot close", output->temp);
-        goto fail;
-    }
-    if (rename(output->temp, output->path) != 0) {
+    flrq_status status = flush_and_close(output);
+    if (status == FLRQ_OK && rename(output->temp, output->path) != 0)
         status = flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot rename to %s", output->temp, output->path);
-        goto fail;
+    if (status != FLRQ_OK) {
+        flrq_output_discard(output);
+        return status;
     }
     status = flrq_dir_sync_parent(output->path);
-    free(output->path);
-    free(output->temp);
-    *output = (flrq_output){0};
-    return status;
-fail:
-    flrq_output_discard(output);
+    output_clear(output);
     return status;
 }
 
@@ -305,11 +331,24 @@ flrq_status flrq_json_read(const char *path, size_t max_bytes, json_t **out) {
     return status;
 }
 
+char *flrq_json_text(const json_t *value, size_t flags, size_t *length) {
+    size_t bytes = json_dumpb(value, NULL, 0, flags);
+    char *text = bytes ? malloc(bytes + 1) : NULL;
+    if (!text) return NULL;
+    if (json_dumpb(value, text, bytes, flags) != bytes) { /* it needs memory of its own for nested values */
+        free(text);
+        return NULL;
+    }
+    text[bytes] = 0;
+    *length = bytes;
+    return text;
+}
+
 flrq_status flrq_json_write(const char *path, const json_t *value) {
-    char *text = json_dumps(value, JSON_INDENT(1));
+    size_t length;
+    char *text = flrq_json_text(value, JSON_INDENT(1), &length);
     if (!text)
         return flrq_fail(FLRQ_ERR_INTERNAL, "file %s: JSON value is no object or array, or memory ran out", path);
-    size_t length = strlen(text);
     text[length] = '\n'; /* takes the place of the NUL: the text goes out by length */
     flrq_status status = flrq_file_write(path, text, length + 1);
     free(text);
@@ -335,6 +374,11 @@ flrq_status flrq_dir_sync_parent(const char *path) {
     flrq_status status = flrq_dir_sync(dir);
     free(dir);
     return status;
+}
+
+void flrq_dir_refresh(const char *dir) {
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) close(fd);
 }
 
 flrq_status flrq_dir_make(const char *dir) {

@@ -26,6 +26,10 @@ flrq_status flrq_json_parse(const char *path, const char *text, size_t bytes, js
 /** Parses a JSON file: duplicate keys refused, line and column in the error, at most max_bytes. *out: json_decref(). */
 flrq_status flrq_json_read(const char *path, size_t max_bytes, json_t **out);
 
+/** The text of an object or an array (free(); keys in insertion order; flags as of json_dumps(), which itself loses a
+ * key when memory runs out, jansson 2.14). NULL on out of memory. */
+char *flrq_json_text(const json_t *value, size_t flags, size_t *length);
+
 /** Atomically replaces `path` with `bytes` of data. */
 flrq_status flrq_file_write(const char *path, const void *data, size_t bytes);
 
@@ -46,6 +50,7 @@ flrq_status flrq_file_pwrite(int fd, const char *path, const void *from, size_t 
 typedef struct flrq_output {
     char *path, *temp;
     int fd;
+    bool joined; /* made by another worker, who commits or discards it */
 } flrq_output;
 
 /** Creates "<path>.tmp", removing a leftover of a killed run; never writes through a link of that name. */
@@ -55,7 +60,14 @@ flrq_status flrq_output_open(flrq_output *output, const char *path);
  * `output` either way. */
 flrq_status flrq_output_commit(flrq_output *output);
 
-/** Removes the temporary file and closes. Fine on a closed output. */
+/** Opens "<path>.tmp" that another worker's flrq_output_open() made, for reading and writing, as it is. Ends with
+ *  flrq_output_leave() or flrq_output_discard(). */
+flrq_status flrq_output_join(flrq_output *output, const char *path);
+
+/** fsync() and close of a joined output: what was written is where other machines find it. Closes on failure too. */
+flrq_status flrq_output_leave(flrq_output *output);
+
+/** Closes, and removes the temporary file unless it is another worker's. Fine on a closed output. */
 void flrq_output_discard(flrq_output *output);
 
 /** XXH3-64 of a whole file, streamed through a 1 MiB buffer. */
@@ -66,6 +78,10 @@ flrq_status flrq_dir_sync(const char *dir);
 
 /** fsync() of the folder that holds `path`. */
 flrq_status flrq_dir_sync_parent(const char *path);
+
+/** Makes an NFS client ask the server what a folder holds, by opening it: without that, a file that another machine
+ *  made may stay unseen for a minute. Other file systems need no such thing. Never fails. */
+void flrq_dir_refresh(const char *dir);
 
 /** Creates a folder (one level); existing is fine. */
 flrq_status flrq_dir_make(const char *dir);

@@ -105,8 +105,9 @@ out:
 
 flrq_status flrq_journal_append(flrq_journal *journal, const json_t *record) {
     flrq_status status = FLRQ_OK;
-    char *text = json_dumps(record, JSON_COMPACT), *line = NULL;
-    size_t bytes = text ? strlen(text) : 0, line_bytes = bytes + CHECKSUM_BYTES + 1;
+    size_t bytes = 0;
+    char *text = flrq_json_text(record, JSON_COMPACT, &bytes), *line = NULL;
+    size_t line_bytes = bytes + CHECKSUM_BYTES + 1;
     if (!json_is_object(record) || !text) {
         status =
             flrq_fail(FLRQ_ERR_INTERNAL, "file %s: a record is not a JSON object, or memory ran out", journal->path);

@@ -69,8 +69,14 @@ void flrq_checkpoint_drop(const flrq_checkpoint *checkpoint, const flrq_tensor *
 /** Writer of one shard. All tensors are declared first, so that rows can be written in any order, by any worker. */
 typedef struct flrq_shard_writer flrq_shard_writer;
 
-/** Starts "<path>.tmp". Metadata {"format":"pt"} plus `metadata` (string values; may be NULL). */
+/** Starts "<path>.tmp", which begin() makes writable for workers that join. Metadata {"format":"pt"} plus `metadata`
+ * (string values; may be NULL). */
 flrq_status flrq_shard_create(flrq_shard_writer **out, const char *path, json_t *metadata);
+
+/** For a worker that writes into a file that another one creates: the same metadata, the same declarations. Its
+ * begin(), called when the creator's has returned, writes nothing but refuses a file that does not have exactly this
+ * layout. Ends with leave() or abort(). */
+flrq_status flrq_shard_join(flrq_shard_writer **out, const char *path, json_t *metadata);
 
 /** Declares a tensor; returns its handle (>= 0 in *index). Duplicate names are an internal error. */
 flrq_status flrq_shard_declare(flrq_shard_writer *writer, const char *name, flrq_dtype dtype, int dims,
@@ -86,11 +92,19 @@ flrq_status flrq_shard_write(flrq_shard_writer *writer, int index, const void *f
 /** Total size of the file in bytes (after begin). */
 uint64_t flrq_shard_bytes(const flrq_shard_writer *writer);
 
-/** Checks that every byte of every tensor was written once (by count), hashes (XXH3-64 of the file as read back),
- * flushes, renames to its final name and frees the writer, on failure too (then nothing is left under either name). */
+/** Ends the part of a worker that joined: flushes, so that all machines see it, and tells how many bytes it wrote.
+ * Frees the writer, on failure too. */
+flrq_status flrq_shard_leave(flrq_shard_writer *writer, uint64_t *bytes);
+
+/** Tells the creator what workers that joined have written and left. */
+void flrq_shard_add_written(flrq_shard_writer *writer, uint64_t bytes);
+
+/** Checks that every byte of every tensor was written once (by count; of a file that others wrote to, in total) and
+ *  that all who joined have left, hashes (XXH3-64 of the file as read back), flushes, renames to its final name and
+ *  frees the writer, on failure too (then nothing is left under either name). */
 flrq_status flrq_shard_finish(flrq_shard_writer *writer, uint64_t *hash);
 
-/** Removes the temporary file and frees. NULL is fine. */
+/** Closes and frees; the creator's also removes the temporary file. NULL is fine. */
 void flrq_shard_abort(flrq_shard_writer *writer);
 
 /** Writes model.safetensors.index.json: weight_map of n entries and metadata.total_size, atomically, sorted by name. */

@@ -4,6 +4,9 @@
  * element size and then by name, so that every tensor is aligned to its element. The bytes of a file depend on the
  * declared names, types, shapes and data only, never on the order of declaration or of writes: resumed and parallel
  * runs are compared with cmp. Refuses to finish while a byte is missing.
+ *
+ * Several workers, also of several machines, may write one file. What makes this safe on NFS is the lock that each
+ * holds on the first byte while it writes, see hold(): do not remove it because it seems to exclude nobody.
  */
 #include "io/safetensors.h"
 
@@ -12,6 +15,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/dtype.h"
@@ -27,12 +31,15 @@ typedef struct declared {
 } declared;
 
 struct flrq_shard_writer {
-    flrq_output output;
-    json_t *metadata; /* the __metadata__ object to write */
-    json_t *names;    /* set of declared names, for the duplicate check */
+    char *path;
+    bool joined;
+    flrq_output output; /* of a worker that joins: closed until begin */
+    json_t *metadata;   /* the __metadata__ object to write */
+    json_t *names;      /* set of declared names, for the duplicate check */
     declared *tensors;
     int n, room;
-    uint64_t total; /* file size; 0 until begun */
+    uint64_t total;  /* file size; 0 until begun */
+    uint64_t others; /* bytes that workers who joined have written */
 };
 
 /* Frees all but the output. */
@@ -41,6 +48,7 @@ static void writer_free(flrq_shard_writer *writer) {
     free(writer->tensors);
     json_decref(writer->names);
     json_decref(writer->metadata);
+    free(writer->path);
     free(writer);
 }
 
@@ -50,7 +58,7 @@ void flrq_shard_abort(flrq_shard_writer *writer) {
     writer_free(writer);
 }
 
-flrq_status flrq_shard_create(flrq_shard_writer **out, const char *path, json_t *metadata) {
+static flrq_status new_writer(flrq_shard_writer **out, const char *path, json_t *metadata) {
     const char *key;
     json_t *value;
     *out = NULL;
@@ -60,23 +68,37 @@ flrq_status flrq_shard_create(flrq_shard_writer **out, const char *path, json_t 
     }
     flrq_shard_writer *writer = calloc(1, sizeof *writer);
     if (!writer) return flrq_fail_memory(sizeof *writer, "a shard writer");
+    writer->path = strdup(path);
     writer->names = json_object();
     writer->metadata = json_pack("{s:s}", "format", "pt");
-    if (!writer->names || !writer->metadata || (metadata && json_object_update(writer->metadata, metadata) != 0)) {
+    if (!writer->path || !writer->names || !writer->metadata ||
+        (metadata && json_object_update(writer->metadata, metadata) != 0)) {
         writer_free(writer);
         return flrq_fail_memory(sizeof *writer, "a shard writer");
     }
-    flrq_status status = flrq_output_open(&writer->output, path);
-    if (status == FLRQ_OK)
-        *out = writer;
-    else
-        writer_free(writer);
+    *out = writer;
+    return FLRQ_OK;
+}
+
+flrq_status flrq_shard_create(flrq_shard_writer **out, const char *path, json_t *metadata) {
+    FLRQ_TRY(new_writer(out, path, metadata));
+    flrq_status status = flrq_output_open(&(*out)->output, path);
+    if (status != FLRQ_OK) {
+        writer_free(*out);
+        *out = NULL;
+    }
     return status;
+}
+
+flrq_status flrq_shard_join(flrq_shard_writer **out, const char *path, json_t *metadata) {
+    FLRQ_TRY(new_writer(out, path, metadata));
+    (*out)->joined = true;
+    return FLRQ_OK;
 }
 
 flrq_status flrq_shard_declare(flrq_shard_writer *writer, const char *name, flrq_dtype dtype, int dims,
                                const int64_t *shape, int *index) {
-    const char *path = writer->output.path;
+    const char *path = writer->path;
     uint64_t bytes;
     if (writer->total) return flrq_fail(FLRQ_ERR_INTERNAL, "file %s: tensor %s: declared after the layout", path, name);
     if (!flrq_tensor_bytes(dtype, dims, shape, &bytes))
@@ -123,11 +145,12 @@ static bool add_entry(json_t *header, const declared *tensor) {
     return entry && json_object_set_new(header, tensor->name, entry) == 0;
 }
 
-/* Sets offsets (within the data) and makes the header text, padded to 8 bytes; *data_bytes is the size of the data. */
-static flrq_status lay_out(flrq_shard_writer *writer, char **header, size_t *header_bytes, uint64_t *data_bytes) {
+/* Sets offsets (within the data) and makes the head of the file: length of the header in 8 bytes, and the header,
+ * padded to 8 bytes; *data_bytes is the size of the data. */
+static flrq_status lay_out(flrq_shard_writer *writer, char **head, size_t *head_bytes, uint64_t *data_bytes) {
     flrq_status status = FLRQ_OK;
     json_t *object = json_object();
-    char *text = NULL, *padded = NULL;
+    char *text = NULL;
     uint64_t end = 0;
     declared **order = malloc((size_t)(writer->n + 1) * sizeof *order);
     bool good = object && order && json_object_set(object, "__metadata__", writer->metadata) == 0;
@@ -138,23 +161,25 @@ static flrq_status lay_out(flrq_shard_writer *writer, char **header, size_t *hea
     for (int i = 0; i < writer->n && good; i++) {
         order[i]->offset = end;
         if (__builtin_add_overflow(end, order[i]->bytes, &end) || end > INT64_MAX) {
-            status = flrq_fail(FLRQ_ERR_INTERNAL, "file %s: tensor %s: the file would pass 2^63 bytes",
-                               writer->output.path, order[i]->name);
+            status = flrq_fail(FLRQ_ERR_INTERNAL, "file %s: tensor %s: the file would pass 2^63 bytes", writer->path,
+                               order[i]->name);
             goto out;
         }
         good = add_entry(object, order[i]);
     }
-    text = good ? json_dumps(object, JSON_COMPACT) : NULL;
-    size_t length = text ? strlen(text) : 0, padded_bytes = (length + 7) / 8 * 8;
-    padded = text ? malloc(padded_bytes) : NULL;
-    if (!padded) {
-        status = flrq_fail_memory(padded_bytes, "a safetensors header");
+    size_t length = 0;
+    text = good ? flrq_json_text(object, JSON_COMPACT, &length) : NULL;
+    size_t padded = (length + 7) / 8 * 8;
+    char *made = text ? malloc(8 + padded) : NULL;
+    if (!made) {
+        status = flrq_fail_memory(8 + padded, "a safetensors header");
         goto out;
     }
-    memcpy(padded, text, length);
-    memset(padded + length, ' ', padded_bytes - length);
-    *header = padded;
-    *header_bytes = padded_bytes;
+    for (int i = 0; i < 8; i++) made[i] = (char)(unsigned char)((uint64_t)padded >> 8 * i);
+    memcpy(made + 8, text, length);
+    memset(made + 8 + length, ' ', padded - length);
+    *head = made;
+    *head_bytes = 8 + padded;
     *data_bytes = end;
 out:
     free(text);
@@ -175,28 +200,76 @@ static flrq_status reserve(const flrq_output *output, uint64_t bytes) {
     return FLRQ_OK;
 }
 
+/* Takes, or changes, the lock on the first byte: shared (F_RDLCK) by all who write, exclusive (F_WRLCK) to finish. What
+ * it does beside showing who still writes: with any lock on a file, an NFS client sends just the bytes that were
+ * written; without, it may send the page around them, as it was before another machine wrote there. And taking a lock
+ * drops what the client has cached, so that the hash is that of the file on the server. */
+static flrq_status hold(const flrq_output *output, short type) {
+    struct flock first = {.l_type = type, .l_whence = SEEK_SET, .l_len = 1};
+    if (fcntl(output->fd, F_OFD_SETLK, &first) == 0) return FLRQ_OK;
+    if (errno == EAGAIN || errno == EACCES)
+        return flrq_fail(FLRQ_ERR_INTERNAL, "file %s: another worker is still %s it", output->temp,
+                         type == F_WRLCK ? "writing" : "finishing");
+    return flrq_fail_errno(FLRQ_ERR_IO, "file %s: the file system refuses locks (Lustre: mount with -o flock)",
+                           output->temp);
+}
+
+/* Makes the file of that size, starting with `head`. Flushed: workers on other machines will read it. */
+static flrq_status make_file(const flrq_output *output, const char *head, size_t head_bytes, uint64_t total) {
+    FLRQ_TRY(hold(output, F_RDLCK));
+    FLRQ_TRY(reserve(output, total));
+    FLRQ_TRY(flrq_file_pwrite(output->fd, output->temp, head, head_bytes, 0));
+    if (fsync(output->fd) != 0) return flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot flush to disk", output->temp);
+    return FLRQ_OK;
+}
+
+/* Refuses a file that another worker made with another size or another head. */
+static flrq_status check_file(const flrq_output *output, const char *head, size_t head_bytes, uint64_t total) {
+    struct stat st;
+    FLRQ_TRY(hold(output, F_RDLCK));
+    if (fstat(output->fd, &st) != 0) return flrq_fail_errno(FLRQ_ERR_IO, "file %s: cannot examine", output->temp);
+    if ((uint64_t)st.st_size != total)
+        return flrq_fail(FLRQ_ERR_FORMAT,
+                         "file %s: %llu bytes, this worker has a layout of %llu: do all have the same model, options "
+                         "and version?",
+                         output->temp, (unsigned long long)st.st_size, (unsigned long long)total);
+    char *found = malloc(head_bytes);
+    if (!found) return flrq_fail_memory(head_bytes, "a safetensors header");
+    flrq_status status = flrq_file_pread(output->fd, output->temp, found, head_bytes, 0);
+    if (status == FLRQ_OK && memcmp(found, head, head_bytes) != 0)
+        status = flrq_fail(FLRQ_ERR_FORMAT,
+                           "file %s: the header of %zu bytes is not the one of this worker: do all have the same "
+                           "model, options and version?",
+                           output->temp, head_bytes);
+    free(found);
+    return status;
+}
+
 flrq_status flrq_shard_begin(flrq_shard_writer *writer) {
     flrq_status status = FLRQ_OK;
-    char *header = NULL;
-    size_t header_bytes = 0;
-    uint64_t data_bytes = 0;
-    unsigned char prefix[8];
-    if (writer->total) return flrq_fail(FLRQ_ERR_INTERNAL, "file %s: laid out twice", writer->output.path);
-    FLRQ_TRY(lay_out(writer, &header, &header_bytes, &data_bytes));
-    uint64_t data_start = sizeof prefix + header_bytes, total = data_start + data_bytes;
-    for (int i = 0; i < 8; i++) prefix[i] = (unsigned char)((uint64_t)header_bytes >> 8 * i);
-    FLRQ_GOTO(reserve(&writer->output, total));
-    FLRQ_GOTO(flrq_file_pwrite(writer->output.fd, writer->output.temp, prefix, sizeof prefix, 0));
-    FLRQ_GOTO(flrq_file_pwrite(writer->output.fd, writer->output.temp, header, header_bytes, sizeof prefix));
-    for (int i = 0; i < writer->n; i++) writer->tensors[i].offset += data_start;
+    char *head = NULL;
+    size_t head_bytes = 0;
+    uint64_t data_bytes = 0, total;
+    if (writer->total) return flrq_fail(FLRQ_ERR_INTERNAL, "file %s: laid out twice", writer->path);
+    FLRQ_TRY(lay_out(writer, &head, &head_bytes, &data_bytes));
+    if (__builtin_add_overflow(head_bytes, data_bytes, &total) || total > INT64_MAX)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_INTERNAL, "file %s: the file would pass 2^63 bytes", writer->path));
+    if (writer->joined) {
+        FLRQ_GOTO(flrq_output_join(&writer->output, writer->path));
+        FLRQ_GOTO(check_file(&writer->output, head, head_bytes, total));
+    } else {
+        FLRQ_GOTO(make_file(&writer->output, head, head_bytes, total));
+    }
+    for (int i = 0; i < writer->n; i++) writer->tensors[i].offset += head_bytes;
     writer->total = total;
 out:
-    free(header);
+    if (status != FLRQ_OK && writer->joined) flrq_output_discard(&writer->output);
+    free(head);
     return status;
 }
 
 flrq_status flrq_shard_write(flrq_shard_writer *writer, int index, const void *from, uint64_t first, uint64_t bytes) {
-    const char *path = writer->output.path;
+    const char *path = writer->path;
     if (!writer->total) return flrq_fail(FLRQ_ERR_INTERNAL, "file %s: data before the layout", path);
     if (index < 0 || index >= writer->n)
         return flrq_fail(FLRQ_ERR_INTERNAL, "file %s: no tensor %d, there are %d", path, index, writer->n);
@@ -214,22 +287,52 @@ uint64_t flrq_shard_bytes(const flrq_shard_writer *writer) {
     return writer->total;
 }
 
-flrq_status flrq_shard_finish(flrq_shard_writer *writer, uint64_t *hash) {
+flrq_status flrq_shard_leave(flrq_shard_writer *writer, uint64_t *bytes) {
     flrq_status status = FLRQ_OK;
-    const char *path = writer->output.path;
-    if (!writer->total) {
-        status = flrq_fail(FLRQ_ERR_INTERNAL, "file %s: finished before the layout", path);
+    *bytes = 0;
+    if (!writer->joined || !writer->total) {
+        status = flrq_fail(FLRQ_ERR_INTERNAL, "file %s: left by a worker that did not join it", writer->path);
         goto out;
     }
+    for (int i = 0; i < writer->n; i++) *bytes += atomic_load(&writer->tensors[i].written);
+    status = flrq_output_leave(&writer->output);
+out:
+    flrq_shard_abort(writer);
+    return status;
+}
+
+void flrq_shard_add_written(flrq_shard_writer *writer, uint64_t bytes) {
+    writer->others += bytes;
+}
+
+/* Every byte once, by count. Where others wrote too, only the sum over all tensors is known of them. */
+static flrq_status check_written(const flrq_shard_writer *writer) {
+    uint64_t wanted = 0, sum = writer->others;
     for (int i = 0; i < writer->n; i++) {
         const declared *tensor = &writer->tensors[i];
         uint64_t written = atomic_load(&tensor->written);
-        if (written != tensor->bytes) {
-            status = flrq_fail(FLRQ_ERR_INTERNAL, "file %s: tensor %s: %llu bytes were written, it has %llu", path,
-                               tensor->name, (unsigned long long)written, (unsigned long long)tensor->bytes);
-            goto out;
-        }
+        if (written > tensor->bytes || (written < tensor->bytes && !writer->others))
+            return flrq_fail(FLRQ_ERR_INTERNAL, "file %s: tensor %s: %llu bytes were written, it has %llu",
+                             writer->path, tensor->name, (unsigned long long)written,
+                             (unsigned long long)tensor->bytes);
+        wanted += tensor->bytes;
+        sum += written;
     }
+    if (sum != wanted)
+        return flrq_fail(FLRQ_ERR_INTERNAL,
+                         "file %s: all workers together wrote %llu bytes, %llu of them others, the tensors have %llu",
+                         writer->path, (unsigned long long)sum, (unsigned long long)writer->others,
+                         (unsigned long long)wanted);
+    return FLRQ_OK;
+}
+
+flrq_status flrq_shard_finish(flrq_shard_writer *writer, uint64_t *hash) {
+    flrq_status status = FLRQ_OK;
+    if (writer->joined || !writer->total)
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_INTERNAL, "file %s: finished %s", writer->path,
+                            writer->joined ? "by a worker that joined" : "before the layout"));
+    FLRQ_GOTO(check_written(writer));
+    FLRQ_GOTO(hold(&writer->output, F_WRLCK));
     FLRQ_GOTO(flrq_file_hash(writer->output.temp, hash));
     status = flrq_output_commit(&writer->output);
 out:

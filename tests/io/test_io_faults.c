@@ -152,6 +152,29 @@ static flrq_status run_shard(const char *path) {
     return status;
 }
 
+/* Two workers, one of which joins the other's file. */
+static flrq_status run_shared_shard(const char *path) {
+    flrq_shard_writer *writer, *other = NULL;
+    int handle;
+    uint64_t hash, bytes = 0;
+    FLRQ_TRY(flrq_shard_create(&writer, path, NULL));
+    flrq_status status = flrq_shard_declare(writer, "w", FLRQ_I32, 2, (int64_t[]){2, 2}, &handle);
+    if (status == FLRQ_OK) status = flrq_shard_begin(writer);
+    if (status == FLRQ_OK) status = flrq_shard_join(&other, path, NULL);
+    if (status == FLRQ_OK) status = flrq_shard_declare(other, "w", FLRQ_I32, 2, (int64_t[]){2, 2}, &handle);
+    if (status == FLRQ_OK) status = flrq_shard_begin(other);
+    if (status == FLRQ_OK) status = flrq_shard_write(other, handle, data + 8, 8, 8);
+    if (status == FLRQ_OK) status = flrq_shard_write(writer, handle, data, 0, 8);
+    if (status == FLRQ_OK)
+        status = flrq_shard_leave(other, &bytes);
+    else
+        flrq_shard_abort(other);
+    flrq_shard_add_written(writer, bytes);
+    if (status == FLRQ_OK) return flrq_shard_finish(writer, &hash);
+    flrq_shard_abort(writer);
+    return status;
+}
+
 static const struct {
     const char *name;
     flrq_status (*run)(const char *path);
@@ -160,7 +183,8 @@ static const struct {
                   {"copy", run_copy},
                   {"npy", run_npy},
                   {"index", run_index},
-                  {"shard", run_shard}};
+                  {"shard", run_shard},
+                  {"shared shard", run_shared_shard}};
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 
 static int open_descriptors(void) {
@@ -179,6 +203,9 @@ static void test_every_call_failing_in_turn(void **state) {
                   {RENAME, EACCES, "cannot rename"},
                   {READ, EIO, "reading"},
                   {FALLOCATE, ENOSPC, "cannot reserve"},
+                  {FCNTL, ENOLCK, "refuses locks"},
+                  {FSTAT, EIO, "cannot examine"},
+                  {PREAD, EIO, "reading"},
                   {CLOSE, EIO, "cannot close"}};
     int struck[OPERATIONS] = {0};
     for (int op = 0; op < OPERATIONS; op++)
@@ -219,7 +246,8 @@ static void test_short_and_interrupted_transfers(void **state) {
     static const struct {
         fault_call call;
         int error;
-    } faults[] = {{PWRITE, 0}, {PWRITE, EINTR}, {READ, 0}, {READ, EINTR}, {FALLOCATE, EINTR}, {FALLOCATE, EOPNOTSUPP}};
+    } faults[] = {{PWRITE, 0}, {PWRITE, EINTR},    {READ, 0},      {READ, EINTR},
+                  {PREAD, 0},  {FALLOCATE, EINTR}, {PREAD, EINTR}, {FALLOCATE, EOPNOTSUPP}};
     for (int op = 0; op < OPERATIONS; op++) {
         size_t bytes, other_bytes;
         assert_ok(operations[op].run(scratch_path("plain")));
