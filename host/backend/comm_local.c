@@ -329,6 +329,14 @@ static flrq_status transfer(flrq_comm *comm, flrq_backend *be, const flrq_transf
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
+static flrq_status check(flrq_comm *comm) {
+    board *b = ((worker *)comm)->board;
+    pthread_mutex_lock(&b->lock);
+    flrq_status status = b->status == FLRQ_OK ? FLRQ_OK : give_failure(b);
+    pthread_mutex_unlock(&b->lock);
+    return status;
+}
+
 static void doing(flrq_comm *comm, int64_t block, const char *phase) {
     worker *w = (worker *)comm;
     pthread_mutex_lock(&w->board->lock);
@@ -387,6 +395,7 @@ flrq_status flrq_comm_local(flrq_comm **out, int size, const char *const *place,
                                     .gather_begin = gather_begin,
                                     .gather_end = gather_end,
                                     .transfer = transfer,
+                                    .check = check,
                                     .doing = doing,
                                     .fail = fail,
                                     .close = close_worker};
