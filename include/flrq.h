@@ -106,6 +106,10 @@ FLRQ_API flrq_status flrq_params_set(flrq_params *params, const char *name, cons
 /** Present value as text (borrowed until the next call on these params); NULL when unset or unknown. */
 FLRQ_API const char *flrq_params_get(const flrq_params *params, const char *name);
 
+/** Gives the settings of a "submit" job those of the "quantize" run that the batch job is for. Takes over `job`, on
+ * failure too. */
+FLRQ_API flrq_status flrq_params_set_job(flrq_params *params, flrq_params *job);
+
 /* ---- jobs ------------------------------------------------------------------------------------------------------- */
 
 typedef enum flrq_event_kind {
@@ -126,6 +130,7 @@ typedef struct flrq_event {
     double elapsed_seconds;
     double eta_seconds; /* from the last 8 blocks; negative while unknown */
     double rss_bytes;   /* resident memory of this process */
+    const char *device; /* that the job computes on ("cuda:0"), NULL while it is not open */
 } flrq_event;
 
 typedef void (*flrq_event_fn)(void *user, const flrq_event *event);

@@ -36,6 +36,7 @@ typedef struct cli_command {
     int (*exit_code)(const json_t *result);           /* NULL: 0 when the job succeeded */
     int stoppable;        /* a first SIGINT or SIGTERM ends it at the next safe point instead of killing it */
     const char *stopped;  /* what to do after such a stop */
+    const char *carries;  /* another command that follows after --, with options of its own; NULL: none */
     const char *examples; /* lines of the man page, each a whole command line; NULL: none */
 } cli_command;
 
@@ -56,6 +57,8 @@ void cli_quantize_show(const json_t *result, FILE *out);
 void cli_quantize_summary(const json_t *result, FILE *out);
 void cli_eval_show(const json_t *result, FILE *out);
 void cli_eval_summary(const json_t *result, FILE *out);
+void cli_submit_show(const json_t *result, FILE *out);
+void cli_submit_summary(const json_t *result, FILE *out);
 void cli_plan_show(const json_t *result, FILE *out);
 void cli_plan_summary(const json_t *result, FILE *out);
 void cli_inspect_show(const json_t *result, FILE *out);
@@ -128,8 +131,9 @@ extern const char *const cli_exit_codes[][2];
 /** Runs the job of the request, shows progress and result. Returns the exit code. */
 int cli_run(cli_request *request);
 
-/** SIGINT and SIGTERM: the first asks the job to stop and writes `message` (static, may be ""), the next one takes its
- * default action. Signals that were ignored at start stay ignored. */
+/** SIGINT, SIGTERM, SIGUSR1 and SIGUSR2: the first asks the job to stop and writes `message` (must stay, may be ""),
+ * the next one takes its default action; of a launcher's tasks, which may get the same request several times, only one
+ * that comes 2 s later. Signals that were ignored at start stay ignored. */
 void cli_signals_install(const char *message);
 
 /** Puts back what cli_signals_install() found. */
@@ -171,6 +175,19 @@ void cli_progress_end(cli_progress *progress);
 /* ---- messages -----------------------------------------------------------------------------------------------------
  */
 
+/** True in a task of a launcher (srun, mpirun) that is not its first: that one speaks for all. */
+int cli_is_follower(void);
+
+/** True in any task of a launcher. */
+int cli_is_launched(void);
+
+/** "[1234 n0 cuda:0] " in a job of Slurm whose stderr is a log: job, node, and the device once an event has named it.
+ * "" elsewhere. Valid until cli_log_device(). */
+const char *cli_log_prefix(void);
+
+/** Notes the device that an event names; NULL is fine. */
+void cli_log_device(const char *device);
+
 /** Prints one error line, plain or as a JSON event, and returns the exit code of the status. */
 int cli_fail(const cli_request *request, flrq_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -188,7 +205,7 @@ char *cli_clean(char *text);
  * null. */
 json_t *cli_json_text(const char *text);
 
-/** One compact JSON object per line; takes over `object`. */
+/** One compact JSON object per line; takes over `object`. In a job of Slurm it gets "job", "node" and "device". */
 void cli_json_line(FILE *out, json_t *object);
 
 /** malloc/realloc and strdup that end the program with a line on stderr when memory is out. */

@@ -16,24 +16,29 @@ static void summary_json(const json_t *result, FILE *out) {
 }
 
 static const cli_command commands[] = {
-    {"quantize", cli_quantize_show, cli_quantize_summary, NULL, 1, "run the same command again to resume",
+    {"quantize", cli_quantize_show, cli_quantize_summary, NULL, 1, "run the same command again to resume", NULL,
      "flrq quantize MODEL -o OUT --bits 4 --group 128 --calib text.txt\n"
      "flrq quantize MODEL -o OUT --bits 3 --calib text.txt --json > result.json\n"},
-    {"plan", cli_plan_show, cli_plan_summary, NULL, 0, NULL, "flrq plan MODEL -o OUT --bits 4 --calib text.txt\n"},
-    {"eval", cli_eval_show, cli_eval_summary, NULL, 1, "the same command starts over",
+    {"plan", cli_plan_show, cli_plan_summary, NULL, 0, NULL, NULL,
+     "flrq plan MODEL -o OUT --bits 4 --calib text.txt\n"},
+    {"eval", cli_eval_show, cli_eval_summary, NULL, 1, "the same command starts over", NULL,
      "flrq eval OUT --text test.txt --ctx 2048 --against MODEL\n"},
-    {"inspect", cli_inspect_show, cli_inspect_summary, NULL, 0, NULL, "flrq inspect OUT\n"},
-    {"compare", cli_compare_show, cli_compare_summary, cli_compare_exit_code, 0, NULL, "flrq compare OUT1 OUT2\n"},
-    {"devices", cli_devices_show, cli_devices_summary, NULL, 0, NULL, NULL},
-    {"tokenize", cli_tokenize_show, cli_tokenize_show, NULL, 0, NULL, NULL},
-    {"bench-sketch", cli_bench_sketch_show, cli_bench_rows_summary, NULL, 1, "the same command starts over",
+    {"inspect", cli_inspect_show, cli_inspect_summary, NULL, 0, NULL, NULL, "flrq inspect OUT\n"},
+    {"compare", cli_compare_show, cli_compare_summary, cli_compare_exit_code, 0, NULL, NULL,
+     "flrq compare OUT1 OUT2\n"},
+    {"devices", cli_devices_show, cli_devices_summary, NULL, 0, NULL, NULL, NULL},
+    {"tokenize", cli_tokenize_show, cli_tokenize_show, NULL, 0, NULL, NULL, NULL},
+    {"bench-sketch", cli_bench_sketch_show, cli_bench_rows_summary, NULL, 1, "the same command starts over", NULL,
      "flrq bench sketch --csv sketch.csv\n"},
-    {"bench-ops", cli_bench_ops_show, cli_bench_rows_summary, NULL, 1, "the same command starts over",
+    {"bench-ops", cli_bench_ops_show, cli_bench_rows_summary, NULL, 1, "the same command starts over", NULL,
      "flrq bench ops --device cuda --csv ops.csv\n"},
     {"bench-quantize", cli_bench_quantize_show, cli_bench_quantize_summary, NULL, 1, "the same command starts over",
+     NULL,
      "flrq bench quantize --shape llama2-7b --blocks 4 --device cuda\n"
      "flrq bench quantize --shape llama2-70b --plan-only\n"},
-    {NULL, show_json, summary_json, NULL, 0, NULL, NULL},
+    {"submit", cli_submit_show, cli_submit_summary, NULL, 0, NULL, "quantize",
+     "flrq submit --nodes 2 --gpus-per-node 8 --time 04:00:00 -- quantize MODEL -o OUT --bits 4 --calib text.txt\n"},
+    {NULL, show_json, summary_json, NULL, 0, NULL, NULL, NULL},
 };
 
 const cli_command *cli_command_find(const char *name) {

@@ -149,7 +149,10 @@ char *cli_help_usage(const char *command) {
             usage = longer;
         }
     }
-    char *whole = cli_printf("%s [options]", usage);
+    const char *carried = cli_command_find(command)->carries;
+    char *inner = carried ? cli_help_usage(carried) : NULL;
+    char *whole = cli_printf("%s [options]%s%s", usage, inner ? " -- " : "", inner ? inner + strlen("flrq ") : "");
+    free(inner);
     free(usage);
     return whole;
 }

@@ -78,17 +78,57 @@ static int help(cli_request *request, int argc, char **argv) {
     return 0;
 }
 
+/* The words after a command's name, into the params of the request. */
+static int parse(cli_request *request, int argc, char **argv) {
+    flrq_status status = flrq_params_new(&request->params, request->command);
+    if (status != FLRQ_OK) return cli_fail(request, status, "%s", flrq_last_error());
+    return cli_args_parse(request, argc, argv);
+}
+
+/* The command that another one carries, from the word after -- on. Options of the program mean the whole. */
+static int parse_carried(cli_request *request, const char *carried, int argc, char **argv) {
+    cli_request job = {.json = request->json, .quiet = request->quiet, .color = request->color};
+    if (cli_command_match(&job.command, argc, argv) == 0 || strcmp(job.command, carried) != 0) {
+        char *usage = cli_help_usage(request->command);
+        int code = cli_fail(request, FLRQ_ERR_USAGE, "%s: %s wanted after --%s%s%s; usage: %s", request->command,
+                            carried, argc ? ", not \"" : "", argc ? argv[0] : "", argc ? "\"" : "", usage);
+        free(usage);
+        return code;
+    }
+    if (cli_args_contain(argc - 1, argv + 1, "--help", "-h")) {
+        cli_help_command(job.command, stdout);
+        request->help = 1;
+        return 0;
+    }
+    int code = parse(&job, argc - 1, argv + 1);
+    request->json = job.json, request->quiet = job.quiet, request->color = job.color;
+    if (code) {
+        flrq_params_free(job.params);
+        return code;
+    }
+    flrq_status status = flrq_params_set_job(request->params, job.params);
+    return status == FLRQ_OK ? 0 : cli_fail(request, status, "%s", flrq_last_error());
+}
+
 static int run_command(cli_request *request, int argc, char **argv) {
     int used = cli_command_match(&request->command, argc, argv);
     if (used == 0) return unknown_command(request, argv[0]);
-    request->help = request->help || cli_args_contain(argc - used, argv + used, "--help", "-h");
+    argc -= used, argv += used;
+    request->help = request->help || cli_args_contain(argc, argv, "--help", "-h");
     if (request->help) {
         cli_help_command(request->command, stdout);
         return 0;
     }
-    flrq_status status = flrq_params_new(&request->params, request->command);
-    if (status != FLRQ_OK) return cli_fail(request, status, "%s", flrq_last_error());
-    int code = cli_args_parse(request, argc - used, argv + used);
+    const char *carried = cli_command_find(request->command)->carries;
+    int end = argc;
+    if (carried)
+        for (end = 0; end < argc && strcmp(argv[end], "--") != 0;) end++;
+    int code = parse(request, end, argv);
+    if (!code && carried) {
+        int first = end < argc ? end + 1 : end;
+        code = parse_carried(request, carried, argc - first, argv + first);
+        if (request->help) return code;
+    }
     return code ? code : cli_run(request);
 }
 

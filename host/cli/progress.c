@@ -62,7 +62,7 @@ void cli_progress_note(cli_progress *progress, const char *text) {
     cli_progress_clear(progress);
     int colored = cli_colored(progress->request, stderr);
     char *clean = cli_clean(cli_copy(text));
-    fprintf(stderr, "%snote:%s %s\n", colored ? "\033[1;33m" : "", colored ? "\033[0m" : "", clean);
+    fprintf(stderr, "%s%snote:%s %s\n", cli_log_prefix(), colored ? "\033[1;33m" : "", colored ? "\033[0m" : "", clean);
     free(clean);
 }
 
@@ -162,7 +162,7 @@ static void show_log(const flrq_event *event) {
     append_clock(line, "elapsed", event->elapsed_seconds);
     append_clock(line, "ETA", event->eta_seconds);
     append_memory(line, event->rss_bytes);
-    fprintf(stderr, "%s\n", cli_clean(line));
+    fprintf(stderr, "%s%s\n", cli_log_prefix(), cli_clean(line));
 }
 
 static void show_json(cli_progress *progress, const flrq_event *event) {
@@ -185,6 +185,7 @@ static void show_json(cli_progress *progress, const flrq_event *event) {
 
 void cli_progress_event(void *user, const flrq_event *event) {
     cli_progress *progress = user;
+    cli_log_device(event->device);
     if (event->kind == FLRQ_EVENT_NOTICE) {
         cli_progress_note(progress, event->text);
         return;

@@ -5,9 +5,12 @@
 #include "cli.h"
 
 static const char *stop_message(const cli_progress *progress) {
+    static char text[256];
+    if (cli_is_follower()) return "";
     switch (progress->mode) {
     case CLI_PROGRESS_LOG:
-        return "note: stopping after the present unit; again to abort\n";
+        snprintf(text, sizeof text, "%snote: stopping after the present unit; again to abort\n", cli_log_prefix());
+        return text;
     case CLI_PROGRESS_LIVE:
         return "\r\033[Knote: stopping after the present unit; again to abort\n";
     case CLI_PROGRESS_JSON:
@@ -23,9 +26,9 @@ static int show_result(const cli_request *request, const cli_command *command, c
                        int *code) {
     json_error_t fault;
     json_t *result = text ? json_loads(text, 0, &fault) : NULL;
-    if (!json_is_object(result)) {
+    if (!json_is_object(result) || (cli_is_follower() && json_object_size(result) == 0)) {
         json_decref(result);
-        return 0;
+        return cli_is_follower(); /* the result is the first worker's */
     }
     if (!request->json) {
         size_t i;
@@ -59,9 +62,10 @@ int cli_run(cli_request *request) {
         if (!show_result(request, command, &progress, text, &code) && status == FLRQ_OK)
             code = cli_fail(request, FLRQ_ERR_INTERNAL, "the library returned no result object");
     }
+    int said = *flrq_last_error() != '\0'; /* else another worker says it */
     if (status == FLRQ_STOPPED)
-        code = cli_fail(request, status, "%s%s%s", flrq_last_error(), command->stopped ? "; " : "",
-                        command->stopped ? command->stopped : "");
+        code = cli_fail(request, status, "%s%s%s", flrq_last_error(), said && command->stopped ? "; " : "",
+                        said && command->stopped ? command->stopped : "");
     else if (status != FLRQ_OK)
         code = cli_fail(request, status, "%s", flrq_last_error());
     cli_progress_end(&progress);

@@ -47,6 +47,7 @@ double flrq_peak_rss_bytes(void) {
 static flrq_event new_event(const flrq_reporter *reporter, flrq_event_kind kind) {
     flrq_event event = {.size = sizeof event, .kind = kind, .block = reporter->block, .blocks = reporter->blocks};
     event.phase = reporter->phase;
+    event.device = reporter->device;
     event.elapsed_seconds = flrq_seconds() - reporter->start;
     event.eta_seconds = -1;
     event.rss_bytes = flrq_rss_bytes();

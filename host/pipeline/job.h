@@ -24,7 +24,8 @@ typedef struct flrq_reporter {
     int64_t blocks_timed;
     const char *phase;
     double phase_start;
-    json_t *notices; /* array of texts, or NULL */
+    json_t *notices;    /* array of texts, or NULL */
+    const char *device; /* for the events, NULL while none is open */
 } flrq_reporter;
 
 /** Monotonic clock. */
@@ -116,6 +117,11 @@ flrq_status flrq_plan_calibration(const flrq_params *params, const flrq_model *m
 /* ---- jobs: each fills *result (new reference)
  * ---------------------------------------------------------------------------- */
 
+/** One worker of a quantize run, on a device and in a group that the caller opens and closes. *result: rank 0's. On a
+ * failure the others are told. */
+flrq_status flrq_quantize_worker(const flrq_params *params, flrq_reporter *reporter, flrq_backend *be, flrq_comm *comm,
+                                 json_t **result);
+
 flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_eval(const flrq_params *params, flrq_reporter *reporter, json_t **result);
@@ -123,6 +129,7 @@ flrq_status flrq_job_inspect(const flrq_params *params, flrq_reporter *reporter,
 flrq_status flrq_job_compare(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_devices(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_tokenize(const flrq_params *params, flrq_reporter *reporter, json_t **result);
+flrq_status flrq_job_submit(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 
 /** The numerical options of a config as the fit takes them. dtype: of the linear weights (decides the factors' type).

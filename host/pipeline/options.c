@@ -25,7 +25,7 @@ enum {
 };
 static const char *const command_names[] = {"quantize",  "plan",           "eval",     "inspect",
                                             "compare",   "devices",        "tokenize", "bench-sketch",
-                                            "bench-ops", "bench-quantize", "submit", NULL};
+                                            "bench-ops", "bench-quantize", "submit",   NULL};
 static const char *const command_help[] = {
     "Quantize a Hugging Face model folder: W ~ Wq + L R per linear layer.",
     "Print what quantize would need and do, from headers alone: memory, disk, ranks, bits.",
@@ -160,9 +160,10 @@ static const entry table[] = {
         "Workers on each node of a job on CPUs; joined by MPI."),
     INT("cpus-per-task", "job", "0", 0, 4096, batch.cpus_per_task, SUBMIT, 0,
         "CPU threads of each worker; 0 = what the partition gives."),
-    TEXT("mem", "job", "SIZE", "auto", batch.mem, SUBMIT, 0,
-         "Memory of a node as Slurm takes it (64G; 0 is all of it). auto: what the plan needs and a quarter more. none: "
-         "the partition's default."),
+    TEXT(
+        "mem", "job", "SIZE", "auto", batch.mem, SUBMIT, 0,
+        "Memory of a node as Slurm takes it (64G; 0 is all of it). auto: what the plan needs and a quarter more. none: "
+        "the partition's default."),
     TEXT("time", "job", "TIME", NULL, batch.time, SUBMIT, 0,
          "Time limit as Slurm takes it: minutes, hours:minutes:seconds, days-hours. A run that needs more is queued "
          "again. Without it the partition's default."),
@@ -245,8 +246,9 @@ static const entry table[] = {
     INT("workers", "run", "0", 0, 4096, workers, QUANTIZE | PLAN, 0,
         "Workers that share every matrix, each with a device of its own; 0 = all GPUs of this machine, one on a CPU. "
         "Processes started by srun or mpirun are the workers themselves. Does not change the bytes written."),
-    CHOICE("mpi", "run", "auto", "auto|off|openmpi|mpich", mpi, QUANTIZE, 0,
-           "MPI that joins the processes of srun or mpirun. auto: what the launcher's environment names; GPUs need none."),
+    CHOICE(
+        "mpi", "run", "auto", "auto|off|openmpi|mpich", mpi, QUANTIZE, 0,
+        "MPI that joins the processes of srun or mpirun. auto: what the launcher's environment names; GPUs need none."),
     REAL("peer-timeout", "run", "600", 1, 1e6, peer_timeout, QUANTIZE, 0,
          "Seconds to wait for another worker before the run stops and names it."),
     TEXT("profile", "run", "FILE", NULL, profile, PLAN | BENCH_OPS, 0,
