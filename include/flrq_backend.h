@@ -313,6 +313,10 @@ struct flrq_backend {
  *  process may use. The text of a failure says in one line why a known backend is not available. */
 FLRQ_API flrq_status flrq_backend_open(flrq_backend **out, const char *name, int threads);
 
+/** What `name` stands for where there are several devices: *count of them, called "<kind>:0", "<kind>:1", ...; 0 for a
+ *  CPU backend or one device by number, whose kind is then the name. "auto" is settled here. */
+FLRQ_API flrq_status flrq_backend_devices(const char *name, char kind[16], int *count);
+
 /** Sets the precision of a backend that has the choice. */
 static inline void flrq_set_precision(flrq_backend *backend, flrq_precision precision) {
     if (backend->set_precision) backend->set_precision(backend, precision);

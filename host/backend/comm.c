@@ -79,6 +79,16 @@ static flrq_status gather_new(flrq_comm *comm, const void *own, size_t bytes, vo
     return FLRQ_OK;
 }
 
+void flrq_comm_doing(flrq_comm *comm, int64_t block, const char *phase) {
+    comm->doing(comm, block, phase);
+    if (comm->watch_doing) comm->watch_doing(comm->watch_user, block, phase);
+}
+
+void flrq_comm_fail(flrq_comm *comm, flrq_status status, const char *text) {
+    if (comm->watch_fail) comm->watch_fail(comm->watch_user, status, text);
+    comm->fail(comm, status, text);
+}
+
 flrq_status flrq_comm_barrier(flrq_comm *comm) {
     if (comm->size == 1) return FLRQ_OK;
     void *all;

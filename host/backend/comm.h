@@ -30,6 +30,8 @@ struct flrq_comm {
     double timeout;      /* seconds that a call waits for the others */
     flrq_watch_fn watch; /* NULL: the communicator knows by itself; called at least every 0.2 s of waiting */
     void *watch_user;
+    void (*watch_doing)(void *user, int64_t block, const char *phase); /* what the watch is told: flrq_comm_doing(), */
+    void (*watch_fail)(void *user, flrq_status status, const char *text); /* flrq_comm_fail(); or NULL */
     void *state; /* the implementation's own */
 
     /* --- values on the host --- */
@@ -84,6 +86,10 @@ flrq_status flrq_comm_nccl(flrq_comm **out, flrq_comm *base, flrq_backend *be, c
                            double timeout);
 
 /* ---- on top of them (comm.c) ------------------------------------------------------------------------------------- */
+
+/** comm->doing() and comm->fail(), and the watch's where there is one. */
+void flrq_comm_doing(flrq_comm *comm, int64_t block, const char *phase);
+void flrq_comm_fail(flrq_comm *comm, flrq_status status, const char *text);
 
 flrq_status flrq_comm_barrier(flrq_comm *comm);
 /** values[i] := the largest of all workers'; a NaN stays. */

@@ -266,7 +266,7 @@ static void cuda_close(flrq_backend *be) {
 }
 
 /* cudaGetDeviceCount() without a driver says "insufficient driver", as it does with one that is too old. */
-static flrq_status find_device(int device) {
+static flrq_status count_devices(int *devices) {
     int count = 0, driver = 0;
     (void)cudaDriverGetVersion(&driver);
     cudaError_t error = cudaGetDeviceCount(&count);
@@ -279,6 +279,13 @@ static flrq_status find_device(int device) {
     if (error != cudaSuccess)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device cuda: %s (driver for CUDA %d.%d)", cudaGetErrorString(error),
                          driver / 1000, driver % 1000 / 10);
+    *devices = count;
+    return FLRQ_OK;
+}
+
+static flrq_status find_device(int device) {
+    int count;
+    FLRQ_TRY(count_devices(&count));
     if (device >= count)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device " CUDA_BACKEND_NAME ":%d: there %s %d, numbered from 0", device,
                          count == 1 ? "is" : "are", count);
@@ -355,8 +362,14 @@ void cuda_register_memory(flrq_backend *be) {
     be->lane_wait = cuda_lane_wait;
 }
 
-/** The plugin's one entry; see plugin.h. */
+/** The plugin's entries; see plugin.h. */
 FLRQ_API flrq_status flrq_plugin_open(flrq_backend *be, int device, char *(*error_text)(void));
+FLRQ_API flrq_status flrq_plugin_count(int *count, char *(*error_text)(void));
+
+flrq_status flrq_plugin_count(int *count, char *(*error_text)(void)) {
+    flrq_error_share(error_text);
+    return count_devices(count);
+}
 
 flrq_status flrq_plugin_open(flrq_backend *be, int device, char *(*error_text)(void)) {
     flrq_error_share(error_text);

@@ -1,6 +1,6 @@
 /* plugin.h - how the library and a backend plugin meet.
  *
- * A plugin is a shared object with one exported function, flrq_plugin_open(). It carries its own copy of core/error.c,
+ * A plugin is a shared object with two exported functions, flrq_plugin_open() and flrq_plugin_count(). It carries its own copy of core/error.c,
  * whose text it redirects to the library's, so that flrq_last_error() speaks for both. ABI: FLRQ_BACKEND_ABI.
  */
 #ifndef FLRQ_BACKEND_PLUGIN_H
@@ -12,6 +12,10 @@
  *  returns the library's thread-local error buffer. A failure says in one line why the device is not available. */
 typedef flrq_status (*flrq_plugin_open_fn)(flrq_backend *be, int device, char *(*error_text)(void));
 
+/** *count: devices that flrq_plugin_open() can open, numbered from 0; a failure says why there are none. */
+typedef flrq_status (*flrq_plugin_count_fn)(int *count, char *(*error_text)(void));
+
 #define FLRQ_PLUGIN_OPEN "flrq_plugin_open"
+#define FLRQ_PLUGIN_COUNT "flrq_plugin_count"
 
 #endif

@@ -57,7 +57,8 @@ static void *load_plugin(const char *file, char *why, size_t why_size) {
     return load_from(beside, file, why, why_size);
 }
 
-static flrq_status open_plugin(flrq_backend *be, const char *kind, int device) {
+/* A function of the plugin of a kind of device. */
+static flrq_status find_in_plugin(void **out, const char *kind, const char *symbol) {
     char file[64], why[1024];
     snprintf(file, sizeof file, "libflrq_%s.so", kind);
     void *library = load_plugin(file, why, sizeof why);
@@ -68,9 +69,14 @@ static flrq_status open_plugin(flrq_backend *be, const char *kind, int device) {
                          "device %s: this installation has no %s; build it where the CUDA toolkit is, or use --device "
                          "cpu",
                          kind, file);
+    *out = dlsym(library, symbol);
+    if (!*out) return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device %s: %s is not a plugin of flrq", kind, file);
+    return FLRQ_OK;
+}
+
+static flrq_status open_plugin(flrq_backend *be, const char *kind, int device) {
     flrq_plugin_open_fn open;
-    *(void **)&open = dlsym(library, FLRQ_PLUGIN_OPEN); /* the detour that POSIX prescribes for function pointers */
-    if (!open) return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device %s: %s is not a plugin of flrq", kind, file);
+    FLRQ_TRY(find_in_plugin((void **)&open, kind, FLRQ_PLUGIN_OPEN));
     return open(be, device, flrq_error_text);
 }
 
@@ -103,6 +109,23 @@ static flrq_status open_named(flrq_backend *be, const char *name, int threads) {
         return open_cpu(be, threads, 0);
     }
     return flrq_fail(FLRQ_ERR_USAGE, "unknown device \"%s\"; known: auto, cpu, cpu-ref, cuda, cuda:N", name);
+}
+
+flrq_status flrq_backend_devices(const char *name, char kind[16], int *count) {
+    int device;
+    snprintf(kind, 16, "%s", name);
+    *count = 0;
+    int is_auto = strcmp(name, "auto") == 0;
+    if (is_auto || strcmp(name, "cuda") == 0) snprintf(kind, 16, "cuda");
+    if (is_auto && !has_driver()) snprintf(kind, 16, "cpu");
+    if (strchr(name, ':') || !(names_device(kind, "cuda", &device) || names_device(kind, "cudasim", &device)))
+        return FLRQ_OK;
+    flrq_plugin_count_fn count_devices;
+    flrq_status status = find_in_plugin((void **)&count_devices, kind, FLRQ_PLUGIN_COUNT);
+    if (status == FLRQ_OK) status = count_devices(count, flrq_error_text);
+    if (status == FLRQ_OK || !is_auto) return status;
+    snprintf(kind, 16, "cpu");
+    return FLRQ_OK;
 }
 
 flrq_status flrq_backend_open(flrq_backend **out, const char *name, int threads) {

@@ -76,17 +76,22 @@ static flrq_status read_slot(const flrq_feed *feed, const flrq_checkpoint *check
     return flrq_checkpoint_read(checkpoint, tensor, slot, first, bytes);
 }
 
-flrq_status flrq_feed_tensor(flrq_feed *feed, const flrq_checkpoint *checkpoint, const flrq_tensor *tensor,
-                             void *d_to) {
-    for (uint64_t at = 0; at < tensor->bytes; at += feed->slot_bytes) {
-        size_t bytes = tensor->bytes - at < feed->slot_bytes ? (size_t)(tensor->bytes - at) : feed->slot_bytes;
+flrq_status flrq_feed_range(flrq_feed *feed, const flrq_checkpoint *checkpoint, const flrq_tensor *tensor,
+                            uint64_t first, uint64_t bytes, void *d_to) {
+    for (uint64_t at = first, end = first + bytes; at < end; at += feed->slot_bytes) {
+        size_t piece = end - at < feed->slot_bytes ? (size_t)(end - at) : feed->slot_bytes;
         char *slot;
         flrq_status status = flrq_feed_take(feed, &slot);
         if (status == FLRQ_OK) {
-            FLRQ_TRY(read_slot(feed, checkpoint, tensor, slot, at, bytes)); /* names the tensor itself */
-            status = flrq_feed_send(feed, (char *)d_to + at, slot, bytes);
+            FLRQ_TRY(read_slot(feed, checkpoint, tensor, slot, at, piece)); /* names the tensor itself */
+            status = flrq_feed_send(feed, (char *)d_to + at, slot, piece);
         }
         if (status != FLRQ_OK) return flrq_trace(status, "tensor %s", tensor->name);
     }
     return FLRQ_OK;
+}
+
+flrq_status flrq_feed_tensor(flrq_feed *feed, const flrq_checkpoint *checkpoint, const flrq_tensor *tensor,
+                             void *d_to) {
+    return flrq_feed_range(feed, checkpoint, tensor, 0, tensor->bytes, d_to);
 }

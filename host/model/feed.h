@@ -38,8 +38,13 @@ flrq_status flrq_feed_send(flrq_feed *feed, void *d_to, const void *from, size_t
 /** Waits until all that was sent is in the backend's memory, visible to ops issued from now on. */
 flrq_status flrq_feed_wait(flrq_feed *feed);
 
-/** Sends a tensor's bytes as they are in the file; errors name the tensor. Does not wait: after a failure too, copies
- * may be under way to d_to until flrq_feed_wait() or flrq_feed_free(). */
+/** Sends the bytes [first, first + bytes) of a tensor as they are in the file to the same place of the array at d_to;
+ * errors name the tensor. Does not wait: after a failure too, copies may be under way to d_to until flrq_feed_wait() or
+ * flrq_feed_free(). */
+flrq_status flrq_feed_range(flrq_feed *feed, const flrq_checkpoint *checkpoint, const flrq_tensor *tensor,
+                            uint64_t first, uint64_t bytes, void *d_to);
+
+/** All of it. */
 flrq_status flrq_feed_tensor(flrq_feed *feed, const flrq_checkpoint *checkpoint, const flrq_tensor *tensor, void *d_to);
 
 #endif

@@ -139,7 +139,9 @@ enum { FLRQ_TOKEN_TILE = 512 };
 
 /** The weights of one block in backend memory, reused for every block (allocated once for the largest). */
 typedef struct flrq_block {
-    int64_t index;                        /* block held, -1 if none */
+    int64_t index;  /* block held, -1 if none */
+    int rank, size; /* of dense linear weights only the rows of flrq_share_rows(rows, rank, size) are read;
+                       flrq_block_new(): all */
     flrq_operand linear[FLRQ_SLOT_COUNT]; /* rows == 0: the family has no such layer */
     const float *d_bias[FLRQ_SLOT_COUNT]; /* fp32 [rows] or NULL */
     const float *d_attn_norm, *d_attn_norm_bias, *d_mlp_norm, *d_mlp_norm_bias; /* fp32 [hidden] */

@@ -10,6 +10,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "backend/comm.h"
 #include "core/dtype.h"
 
 enum { STAGING_BYTES = 4 << 20, ALIGN = 64 };
@@ -257,6 +258,7 @@ flrq_status flrq_block_new(flrq_block **out, const flrq_model *model, flrq_backe
     flrq_block *block = calloc(1, sizeof *block);
     if (!block) return flrq_fail_memory(sizeof *block, "a block");
     block->index = -1;
+    block->size = 1;
     block->staging_bytes = flrq_packed_slot_bytes(model);
     block->memory_bytes = arena_size(model, block->staging_bytes);
     status = flrq_feed_new(&block->feed, be, block->staging_bytes, 1, 0);
@@ -285,7 +287,10 @@ flrq_status flrq_block_load_through(flrq_block *block, const flrq_model *model, 
         const flrq_linear *linear = &model->linears[i];
         const flrq_operand *a = &block->linear[linear->slot];
         if (linear->weight) {
-            FLRQ_TRY(flrq_feed_tensor(feed, model->checkpoint, linear->weight, (void *)a->d_dense));
+            flrq_range rows = flrq_share_rows(linear->rows, block->rank, block->size);
+            uint64_t row_bytes = linear->weight->bytes / (uint64_t)linear->rows;
+            FLRQ_TRY(flrq_feed_range(feed, model->checkpoint, linear->weight, (uint64_t)rows.first * row_bytes,
+                                     (uint64_t)rows.count * row_bytes, (void *)a->d_dense));
         } else {
             if (feed->lane)
                 return flrq_fail(FLRQ_ERR_INTERNAL,

@@ -7,6 +7,8 @@
 
 #include "core/dtype.h"
 
+enum { COPY_BYTES = 1 << 20 }; /* at most a staging slot */
+
 flrq_status flrq_staging_new(flrq_staging *s, flrq_backend *be, const flrq_plan *plan) {
     flrq_status status = FLRQ_OK;
     memset(s, 0, sizeof *s);
@@ -108,10 +110,13 @@ static flrq_status declare_factors(flrq_shard_writer *w, const flrq_linear *l, f
     return declare(w, module, "lora_B.weight", dtype, l->rows, h->rank, &h->lora_b);
 }
 
+/* Copies this worker's share of a tensor's pieces of COPY_BYTES. */
 static flrq_status copy_tensor(flrq_shard_writer *to, int handle, const flrq_checkpoint *from,
-                               const flrq_tensor *tensor, void *buffer, size_t size) {
-    for (uint64_t first = 0; first < tensor->bytes; first += size) {
-        uint64_t bytes = tensor->bytes - first < size ? tensor->bytes - first : size;
+                               const flrq_tensor *tensor, void *buffer, int rank, int workers) {
+    flrq_range pieces = flrq_share((int64_t)((tensor->bytes + COPY_BYTES - 1) / COPY_BYTES), rank, workers);
+    for (int64_t i = pieces.first; i < pieces.first + pieces.count; i++) {
+        uint64_t first = (uint64_t)i * COPY_BYTES;
+        uint64_t bytes = tensor->bytes - first < COPY_BYTES ? tensor->bytes - first : COPY_BYTES;
         FLRQ_TRY(flrq_checkpoint_read(from, tensor, buffer, first, bytes));
         FLRQ_TRY(flrq_shard_write(to, handle, buffer, first, bytes));
     }
@@ -125,6 +130,7 @@ struct flrq_block_writer {
     const flrq_model *model;
     const flrq_plan *plan;
     flrq_staging *staging;
+    int rank, workers;
     char *factors_path;
     flrq_shard_writer *shard, *factors;
     int64_t block, first_layer, n_layers;
@@ -143,8 +149,22 @@ void flrq_block_writer_abort(flrq_block_writer *w) {
     free(w);
 }
 
+/* The shard with all its tensors declared and laid out: created, or, on other ranks than 0, joined. */
+static flrq_status open_shard(flrq_block_writer *w, const char *path) {
+    FLRQ_TRY(w->rank == 0 ? flrq_shard_create(&w->shard, path, NULL) : flrq_shard_join(&w->shard, path, NULL));
+    for (int64_t i = 0; i < w->n_layers; i++)
+        FLRQ_TRY(declare_layer(w->shard, &w->model->linears[w->first_layer + i], w->plan, &w->layers[i]));
+    for (int64_t i = 0; i < w->others; i++) {
+        const flrq_other *o = &w->model->others[w->first_other + i];
+        if (o->fate != FLRQ_FATE_COPY) continue;
+        FLRQ_TRY(flrq_shard_declare(w->shard, o->name, o->tensor->dtype, o->tensor->dims, o->tensor->shape,
+                                    &w->other_handles[i]));
+    }
+    return flrq_shard_begin(w->shard);
+}
+
 flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, const flrq_model *model,
-                                  const flrq_plan *plan, flrq_staging *staging, int64_t block) {
+                                  const flrq_plan *plan, flrq_staging *staging, flrq_comm *comm, int64_t block) {
     *out = NULL;
     flrq_status status = FLRQ_OK;
     char name[64];
@@ -153,6 +173,7 @@ flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, cons
     flrq_block_writer *w = calloc(1, sizeof *w);
     if (!w || !path) FLRQ_GOTO(flrq_fail_memory(sizeof *w, "a block writer"));
     w->model = model, w->plan = plan, w->staging = staging, w->block = block;
+    w->rank = comm->rank, w->workers = comm->size;
     if (block >= 0) {
         w->first_layer = model->block_first[block];
         w->n_layers = model->block_first[block + 1] - w->first_layer;
@@ -166,16 +187,9 @@ flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, cons
     w->other_handles = calloc((size_t)w->others + 1, sizeof *w->other_handles);
     if (!w->factors_path || !w->layers || !w->other_handles)
         FLRQ_GOTO(flrq_fail_memory((size_t)w->n_layers, "a block writer"));
-    FLRQ_GOTO(flrq_shard_create(&w->shard, path, NULL));
-    for (int64_t i = 0; i < w->n_layers; i++)
-        FLRQ_GOTO(declare_layer(w->shard, &model->linears[w->first_layer + i], plan, &w->layers[i]));
-    for (int64_t i = 0; i < w->others; i++) {
-        const flrq_other *o = &model->others[w->first_other + i];
-        if (o->fate != FLRQ_FATE_COPY) continue;
-        FLRQ_GOTO(flrq_shard_declare(w->shard, o->name, o->tensor->dtype, o->tensor->dims, o->tensor->shape,
-                                     &w->other_handles[i]));
-    }
-    FLRQ_GOTO(flrq_shard_begin(w->shard));
+    if (w->rank == 0) FLRQ_GOTO(open_shard(w, path));
+    FLRQ_GOTO(flrq_comm_barrier(comm));
+    if (w->rank > 0) FLRQ_GOTO(open_shard(w, path));
 out:
     free(path);
     if (status != FLRQ_OK) {
@@ -208,11 +222,14 @@ static flrq_status write_halves(flrq_shard_writer *file, int handle, const piece
                             (uint64_t)p->count * sizeof(uint16_t));
 }
 
-static flrq_status write_zeros(flrq_shard_writer *file, int handle, const piece *p, const flrq_linear *l, int bits,
+/* All rows of the worker at once: their words do not share bits with those of other workers, for a chunk of rows fills
+ * whole words. */
+static flrq_status write_zeros(flrq_shard_writer *file, int handle, const piece *p, int64_t groups, int bits,
                                flrq_staging *s) {
-    int64_t groups = p->count / l->rows;
-    pack_zeros(s->bytes, s->slot[p->slot], l->rows, groups, bits);
-    return flrq_shard_write(file, handle, s->bytes, 0, (uint64_t)(words_of(l->rows, bits) * groups) * sizeof(uint32_t));
+    int64_t rows = p->count / groups, first = words_of(p->first / groups, bits) * groups;
+    pack_zeros(s->bytes, s->slot[p->slot], rows, groups, bits);
+    return flrq_shard_write(file, handle, s->bytes, (uint64_t)first * sizeof(uint32_t),
+                            (uint64_t)(words_of(rows, bits) * groups) * sizeof(uint32_t));
 }
 
 static flrq_status fetch(flrq_staging *s, int slot, size_t bytes) {
@@ -239,7 +256,8 @@ static flrq_status write_piece(void *context, const void *arguments) {
             status = write_halves(w->shard, h->scale, p, w->plan->scale_dtype, s);
             break;
         case PART_ZERO:
-            status = write_zeros(w->shard, h->zero, p, l, w->plan->fit.scheme.bits, s);
+            status = write_zeros(w->shard, h->zero, p, flrq_scheme_groups(&w->plan->fit.scheme, l->cols),
+                                 w->plan->fit.scheme.bits, s);
             break;
         case PART_LORA_A:
             status = write_halves(w->factors, h->lora_a, p, w->plan->fit.factor_dtype, s);
@@ -258,13 +276,13 @@ static flrq_status send(flrq_block_writer *w, const piece *p) {
     return flrq_stage_call(s->writer, write_piece, w, p, sizeof *p, &s->call[p->slot]);
 }
 
-/* Sends `count` elements at d_from as they are, in as many pieces as slots ask for. */
-static flrq_status send_array(flrq_block_writer *w, int64_t layer, part part, const void *d_from, int64_t count,
+/* Sends a range of the elements of an array as they are, in as many pieces as slots ask for. */
+static flrq_status send_array(flrq_block_writer *w, int64_t layer, part part, const void *d_from, flrq_range range,
                               size_t element) {
     flrq_staging *s = w->staging;
-    int64_t step = (int64_t)(s->size / element);
-    for (int64_t first = 0; first < count; first += step) {
-        piece p = {layer, part, 0, first, count - first < step ? count - first : step};
+    int64_t step = (int64_t)(s->size / element), end = range.first + range.count;
+    for (int64_t first = range.first; first < end; first += step) {
+        piece p = {layer, part, 0, first, end - first < step ? end - first : step};
         FLRQ_TRY(take_slot(s, &p.slot));
         FLRQ_TRY(s->be->copy(s->be, s->d_slot[p.slot], (const char *)d_from + (size_t)first * element,
                              (size_t)p.count * element));
@@ -287,9 +305,11 @@ static flrq_status write_shape(void *context, const void *arguments) {
 flrq_status flrq_block_writer_layer(flrq_block_writer *w, int64_t index, const flrq_layer *layer) {
     const flrq_codes *codes = &layer->codes;
     flrq_staging *s = w->staging;
-    int64_t words = words_of(codes->cols, codes->bits), cells = codes->rows * codes->n_groups;
-    for (int64_t row = 0; row < codes->rows; row += FLRQ_CHUNK_ROWS) {
-        int64_t rows = codes->rows - row < FLRQ_CHUNK_ROWS ? codes->rows - row : FLRQ_CHUNK_ROWS;
+    flrq_range own = flrq_share_rows(codes->rows, w->rank, w->workers);
+    flrq_range cells = {own.first * codes->n_groups, own.count * codes->n_groups};
+    int64_t words = words_of(codes->cols, codes->bits), end = own.first + own.count;
+    for (int64_t row = own.first; row < end; row += FLRQ_CHUNK_ROWS) {
+        int64_t rows = end - row < FLRQ_CHUNK_ROWS ? end - row : FLRQ_CHUNK_ROWS;
         piece p = {index, PART_PACKED, 0, row * words, rows * words};
         FLRQ_TRY(take_slot(s, &p.slot));
         FLRQ_TRY(
@@ -297,7 +317,7 @@ flrq_status flrq_block_writer_layer(flrq_block_writer *w, int64_t index, const f
         FLRQ_TRY(send(w, &p));
     }
     FLRQ_TRY(send_array(w, index, PART_SCALE, codes->scale, cells, sizeof(float)));
-    FLRQ_TRY(flrq_stage_call(s->writer, write_shape, w, &index, sizeof index, NULL));
+    if (w->rank == 0) FLRQ_TRY(flrq_stage_call(s->writer, write_shape, w, &index, sizeof index, NULL));
     return codes->symmetric ? FLRQ_OK : send_array(w, index, PART_ZERO, codes->zero, cells, 1);
 }
 
@@ -318,28 +338,35 @@ flrq_status flrq_block_writer_factors(flrq_block_writer *w, const flrq_layer *la
     FLRQ_TRY(flrq_stage_call(w->staging->writer, begin_factors, w, NULL, 0, NULL));
     for (int64_t i = 0; i < w->n_layers; i++) {
         const flrq_layer *l = &layers[i];
-        FLRQ_TRY(send_array(w, i, PART_LORA_A, l->d_r, l->rank * l->linear->cols, sizeof(float)));
-        FLRQ_TRY(send_array(w, i, PART_LORA_B, l->d_l, l->linear->rows * l->rank, sizeof(float)));
+        FLRQ_TRY(send_array(w, i, PART_LORA_A, l->d_r, (flrq_range){0, l->rank * l->linear->cols}, sizeof(float)));
+        FLRQ_TRY(send_array(w, i, PART_LORA_B, l->d_l, (flrq_range){0, l->linear->rows * l->rank}, sizeof(float)));
     }
     return FLRQ_OK;
 }
 
-flrq_status flrq_block_writer_finish(flrq_block_writer *w, uint64_t *hash, uint64_t *factors_hash) {
-    flrq_status status = FLRQ_OK;
-    *hash = *factors_hash = 0;
+flrq_status flrq_block_writer_part(flrq_block_writer *w, uint64_t *bytes) {
     for (int64_t i = 0; i < w->others; i++) {
         const flrq_other *o = &w->model->others[w->first_other + i];
         if (o->fate != FLRQ_FATE_COPY) continue;
-        FLRQ_GOTO(copy_tensor(w->shard, w->other_handles[i], w->model->checkpoint, o->tensor, w->staging->bytes,
-                              w->staging->size));
+        FLRQ_TRY(copy_tensor(w->shard, w->other_handles[i], w->model->checkpoint, o->tensor, w->staging->bytes, w->rank,
+                             w->workers));
     }
-    status = flrq_shard_finish(w->shard, hash);
+    *bytes = 0;
+    if (w->rank == 0) return FLRQ_OK;
+    flrq_shard_writer *shard = w->shard;
+    w->shard = NULL;
+    return flrq_shard_leave(shard, bytes);
+}
+
+flrq_status flrq_block_writer_finish(flrq_block_writer *w, uint64_t others, uint64_t *hash, uint64_t *factors_hash) {
+    *hash = *factors_hash = 0;
+    flrq_shard_add_written(w->shard, others);
+    flrq_status status = flrq_shard_finish(w->shard, hash);
     w->shard = NULL;
     if (status == FLRQ_OK && w->factors) {
         status = flrq_shard_finish(w->factors, factors_hash);
         w->factors = NULL;
     }
-out:
     flrq_block_writer_abort(w);
     return status;
 }
@@ -350,13 +377,12 @@ out:
 static flrq_status merge_factors(const char *dir, const flrq_model *model) {
     flrq_status status = FLRQ_OK;
     flrq_shard_writer *w = NULL;
-    enum { BUFFER = 1 << 20 };
     flrq_checkpoint **parts = calloc((size_t)model->layers, sizeof *parts);
-    void *buffer = malloc(BUFFER);
+    void *buffer = malloc(COPY_BYTES);
     int *handles = NULL;
     int64_t total = 0;
     char *path = path_in(dir, "lowrank", "adapter_model.safetensors"), name[64];
-    if (!parts || !buffer || !path) FLRQ_GOTO(flrq_fail_memory(BUFFER, "the adapter"));
+    if (!parts || !buffer || !path) FLRQ_GOTO(flrq_fail_memory(COPY_BYTES, "the adapter"));
     for (int64_t b = 0; b < model->layers; b++) {
         flrq_factors_name(name, b);
         char *part = path_in(dir, ".flrq", name);
@@ -378,7 +404,7 @@ static flrq_status merge_factors(const char *dir, const flrq_model *model) {
     total = 0;
     for (int64_t b = 0; b < model->layers; b++)
         for (int64_t i = 0; i < parts[b]->n_tensors; i++)
-            FLRQ_GOTO(copy_tensor(w, handles[total++], parts[b], &parts[b]->tensors[i], buffer, BUFFER));
+            FLRQ_GOTO(copy_tensor(w, handles[total++], parts[b], &parts[b]->tensors[i], buffer, 0, 1));
     uint64_t hash;
     status = flrq_shard_finish(w, &hash);
     w = NULL;

@@ -43,26 +43,33 @@ void flrq_shard_name(char out[64], int64_t block, int64_t blocks);
 /** "lowrank-00002.safetensors" in OUT/.flrq. */
 void flrq_factors_name(char out[64], int64_t block);
 
-/** The files of one block while they are written: the shard, and L and R in OUT/.flrq/lowrank-*.safetensors. Block -1
- * is the shard of everything outside the blocks and has no layers. */
+/** The files of one block while they are written: the shard, into which every worker writes its rows and its share of
+ * what is copied, and L and R in OUT/.flrq/lowrank-*.safetensors, which rank 0 writes. Block -1 is the shard of
+ * everything outside the blocks and has no layers. */
 typedef struct flrq_block_writer flrq_block_writer;
 
-/** Creates the shard; the writer has nothing else to do. staging, model and plan are borrowed. */
+/** Creates the shard, or, on other ranks than 0, joins it; the writer has nothing else to do. All workers call it. The
+ * pointers are borrowed. */
 flrq_status flrq_block_writer_new(flrq_block_writer **out, const char *dir, const flrq_model *model,
-                                  const flrq_plan *plan, flrq_staging *staging, int64_t block);
+                                  const flrq_plan *plan, flrq_staging *staging, flrq_comm *comm, int64_t block);
 
-/** Hands codes, scales, shape and zero points of the block's layer `index` (0-based within the block) to the writer.
- * The layer's arrays may be overwritten by later ops. */
+/** Hands codes, scales, shape and zero points of the block's layer `index` (0-based within the block), as far as they
+ * are this worker's, to the writer. The layer's arrays may be overwritten by later ops. */
 flrq_status flrq_block_writer_layer(flrq_block_writer *writer, int64_t index, const flrq_layer *layer);
 
-/** Hands L and R of all layers of the block to the writer. */
+/** Hands L and R of all layers of the block to the writer; rank 0 only, and with all rows of L. */
 flrq_status flrq_block_writer_factors(flrq_block_writer *writer, const flrq_layer *layers);
 
-/** For the writer's thread, after all of these: copies the other tensors, completes the files (hashes of their bytes;
- * factors_hash 0 for block -1) and frees, on failure too. */
-flrq_status flrq_block_writer_finish(flrq_block_writer *writer, uint64_t *hash, uint64_t *factors_hash);
+/** For the writer's thread, after all of these: copies this worker's share of the other tensors; on other ranks than 0
+ * it then leaves the shard, into which it has written *bytes in all (0 on rank 0). */
+flrq_status flrq_block_writer_part(flrq_block_writer *writer, uint64_t *bytes);
 
-/** When the writer has nothing to do: removes what was begun and frees. NULL is fine. */
+/** For the writer's thread of rank 0, when all parts are there (`others`: bytes of the other workers' parts): completes
+ * the files (hashes of their bytes; factors_hash 0 for block -1) and frees, on failure too. */
+flrq_status flrq_block_writer_finish(flrq_block_writer *writer, uint64_t others, uint64_t *hash,
+                                     uint64_t *factors_hash);
+
+/** When the writer has nothing to do: removes what was begun (rank 0) and frees. NULL is fine. */
 void flrq_block_writer_abort(flrq_block_writer *writer);
 
 /** Merges OUT/.flrq/lowrank-*.safetensors into OUT/lowrank/adapter_model.safetensors and writes adapter_config.json in

@@ -6,6 +6,12 @@
  * commits block i (shard and factors flushed and hashed, then the journal's record) while the main thread forwards it
  * and calibrates i+1. One block at most is in flight: the fit of i+1 waits until i is committed.
  *
+ * Several workers run this job side by side (workers.c), each with its own device, and make the same decisions: a
+ * matrix is read, fitted and written by rows, each worker its share (quant/split.h, output.h); for the forward the rows
+ * are gathered, and each worker forwards its own token groups (calibration.h). Rank 0 owns the folder: journal, lock,
+ * commits, report. What only one worker can know (a signal, the clock, an error) is agreed upon before it decides
+ * anything.
+ *
  * What must not change: nothing on disk refers to a block that is not committed (activations are saved as the input of
  * block i+1 only after the commit of block i), so that a kill at any instant loses only the blocks not yet committed:
  * the present one, and with overlap the one in flight. What is written does not depend on overlap.
@@ -30,6 +36,7 @@
 #include "core/dtype.h"
 #include "io/npy.h"
 #include "pipeline/calibration.h"
+#include "pipeline/deadline.h"
 #include "pipeline/job.h"
 #include "pipeline/output.h"
 #include "pipeline/report.h"
@@ -42,11 +49,12 @@ enum { COPY_BYTES = 1 << 20 };
 
 /* A block, or what is outside the blocks (-1), whose files are being completed. */
 typedef struct in_flight {
-    int active;
+    int active, settled; /* settled: all workers have written their parts, and rank 0 commits */
     int64_t block;
     flrq_block_writer *writer; /* until the writer's thread finishes it */
-    json_t *record;            /* until it is committed */
-    double seconds;            /* that the main thread spent on the block */
+    uint64_t bytes; /* of the shard, written by this worker unless it is rank 0; after settling by all these */
+    json_t *record; /* until it is committed */
+    double seconds; /* that the main thread spent on the block */
 } in_flight;
 
 typedef struct job {
@@ -74,17 +82,43 @@ typedef struct job {
     flrq_block *blocks[2];
     void *d_weights[2];
     int64_t requested; /* last item asked for, -1 none */
+    int64_t gathering; /* block whose rows are on their way between the workers, -1 none */
     in_flight flight;
     int halved;       /* the token batch, for want of memory */
     int handed_over;  /* a block was given to the writer to commit: it cannot be begun again */
     double last_save; /* clock of the last saved activations, and how long saving took */
     double save_seconds;
+    double slowest; /* block of this run, in seconds */
     flrq_phases phases;
 } job;
 
 /* Adds the tensor to the error of something that was done to it. */
 static flrq_status about(flrq_status status, const flrq_linear *l) {
     return status == FLRQ_OK || status == FLRQ_STOPPED ? status : flrq_trace(status, "tensor %s.weight", l->module);
+}
+
+static int is_root(const job *j) {
+    return j->comm->rank == 0;
+}
+
+/* Whether any worker says so. */
+static flrq_status agree(const job *j, int *flag) {
+    float value = *flag != 0;
+    FLRQ_TRY(flrq_comm_max(j->comm, &value, 1));
+    *flag = value != 0;
+    return FLRQ_OK;
+}
+
+/* FLRQ_STOPPED, without a text, on all workers when one was asked to stop. */
+static flrq_status check_stop(const job *j) {
+    int stop = flrq_stop_requested();
+    FLRQ_TRY(agree(j, &stop));
+    return stop ? FLRQ_STOPPED : FLRQ_OK;
+}
+
+/* The rows of a layer that are this worker's. */
+static flrq_range own_rows(const job *j, const flrq_linear *l) {
+    return flrq_share_rows(l->rows, j->comm->rank, j->comm->size);
 }
 
 static flrq_status load_tokens(job *j) {
@@ -121,14 +155,15 @@ static flrq_status allocate_reader(job *j) {
     flrq_backend *be = j->be;
     const flrq_plan *plan = &j->plan;
     for (int i = 0; i <= plan->overlap; i++)
-        if (plan->calibrated)
+        if (plan->calibrated) {
             FLRQ_TRY(flrq_block_new(&j->blocks[i], j->model, be));
-        else
+            j->blocks[i]->rank = j->comm->rank, j->blocks[i]->size = j->comm->size;
+        } else
             FLRQ_TRY(be->alloc(be, &j->d_weights[i], plan->weight_bytes, "one weight"));
     if (plan->overlap || !plan->calibrated)
         FLRQ_TRY(flrq_feed_new(&j->feed, be, plan->feed_bytes, plan->overlap ? FLRQ_FEED_SLOTS : 1, plan->overlap));
     if (plan->separate) j->feed.readers = FLRQ_FEED_READERS;
-    j->requested = -1;
+    j->requested = j->gathering = -1;
     return flrq_stage_open(&j->reader, "flrq reader", plan->overlap);
 }
 
@@ -182,12 +217,10 @@ static void release_blocks(job *j) {
 }
 
 static void release(job *j) {
-    if (j->be) release_blocks(j);
     flrq_block_writer_abort(j->flight.writer); /* of a commit that failed or was never reached */
     json_decref(j->flight.record);
     free(j->tokens);
     flrq_model_close(j->model);
-    flrq_backend_close(j->be);
 }
 
 /* Adds the remedy to an error that names what was wanted and what was free. */
@@ -197,6 +230,16 @@ static flrq_status out_of_memory(const job *j, flrq_status status) {
     snprintf(text, sizeof text, "%s", flrq_last_error());
     return flrq_fail(status, "%s; use %sanother --device", text,
                      j->plan.calibrated ? "a shorter --calib-len, fewer --calib-samples, or " : "");
+}
+
+/* What allocating came to on all workers: short memory of one is a shortage of all. */
+static flrq_status agree_memory(const job *j, flrq_status status) {
+    int is_short = status == FLRQ_ERR_MEMORY;
+    if (status != FLRQ_OK && !is_short) return status;
+    FLRQ_TRY(agree(j, &is_short));
+    if (is_short && status == FLRQ_OK)
+        return flrq_fail(FLRQ_ERR_MEMORY, "the device of another worker is out of memory");
+    return status;
 }
 
 /* Where a device's memory does not suffice after all, everything is allocated once more with half the token batch. */
@@ -236,7 +279,11 @@ static flrq_status read_item(void *context, const void *arguments) {
         flrq_block *block = j->blocks[buffer];
         return flrq_block_load_through(block, j->model, j->plan.overlap ? &j->feed : &block->feed, item);
     }
-    FLRQ_TRY(flrq_feed_tensor(&j->feed, j->model->checkpoint, j->model->linears[item].weight, j->d_weights[buffer]));
+    const flrq_linear *l = &j->model->linears[item];
+    flrq_range rows = own_rows(j, l);
+    uint64_t row_bytes = l->weight->bytes / (uint64_t)l->rows;
+    FLRQ_TRY(flrq_feed_range(&j->feed, j->model->checkpoint, l->weight, (uint64_t)rows.first * row_bytes,
+                             (uint64_t)rows.count * row_bytes, j->d_weights[buffer]));
     return flrq_feed_wait(&j->feed);
 }
 
@@ -249,22 +296,48 @@ static flrq_status request(job *j, int64_t item) {
     return flrq_stage_call(j->reader, read_item, j, &item, sizeof item, NULL);
 }
 
-/* Waits for the item and, with overlap, has the next one read. *buffer: where it is. */
+/* Has the rows of the block, which is read, brought to all workers beside the ops that follow. */
+static flrq_status begin_gather(job *j, int64_t item) {
+    const flrq_block *block = j->blocks[item & j->plan.overlap];
+    for (int64_t i = j->model->block_first[item]; i < j->model->block_first[item + 1]; i++) {
+        const flrq_operand *w = &block->linear[j->model->linears[i].slot];
+        flrq_split split = flrq_split_of(j->be, j->comm, w->rows, NULL, NULL);
+        FLRQ_TRY(flrq_split_gather_begin(&split, (void *)w->d_dense,
+                                         (size_t)w->cols * (size_t)flrq_dtype_bits(w->dense_dtype) / 8));
+    }
+    j->gathering = item;
+    return FLRQ_OK;
+}
+
+/* The same for the next block, where there is a buffer for it: it then overlaps with the forward of this one, during
+ * which the workers have nothing else to say. */
+static flrq_status gather_ahead(job *j, int64_t item) {
+    if (!j->plan.overlap || j->comm->size == 1 || item >= j->model->layers) return FLRQ_OK;
+    FLRQ_TRY(flrq_stage_wait(j->reader, 0));
+    return begin_gather(j, item);
+}
+
+/* Waits for the item and, with overlap, has the next one read. *buffer: where it is. Of a block all rows are there, of
+ * a single weight this worker's. */
 static flrq_status receive(job *j, int64_t item, int *buffer) {
     flrq_mark_phase(j->be, "read");
     FLRQ_TRY(request(j, item));
     FLRQ_TRY(flrq_stage_wait(j->reader, 0));
     *buffer = (int)(item & j->plan.overlap);
+    if (j->plan.calibrated && j->comm->size > 1) {
+        if (j->gathering != item) FLRQ_TRY(begin_gather(j, item));
+        FLRQ_TRY(j->comm->gather_end(j->comm, j->be));
+    }
     return j->plan.overlap ? request(j, item + 1) : FLRQ_OK;
 }
 
 /* Replaces NaN and infinities of a dense weight by zero. Rare, so row by row through the host. */
-static flrq_status zero_nonfinite(job *j, const flrq_operand *w) {
+static flrq_status zero_nonfinite(job *j, const flrq_operand *w, flrq_range rows) {
     size_t size = (size_t)flrq_dtype_bits(w->dense_dtype) / 8, bytes = (size_t)w->cols * size;
     void *row = malloc(bytes);
     if (!row) return flrq_fail_memory(bytes, "a weight row");
     flrq_status status = FLRQ_OK;
-    for (int64_t i = 0; i < w->rows && status == FLRQ_OK; i++) {
+    for (int64_t i = rows.first; i < rows.first + rows.count && status == FLRQ_OK; i++) {
         char *d_row = (char *)w->d_dense + (size_t)(i * w->ld_dense) * size;
         status = j->be->download(j->be, row, d_row, bytes);
         for (int64_t n = 0; n < w->cols; n++)
@@ -275,9 +348,30 @@ static flrq_status zero_nonfinite(job *j, const flrq_operand *w) {
     return status;
 }
 
+/* Number and first of the values that are not finite in the rows of all workers, from those of the own rows. */
+static flrq_status agree_nonfinite(const job *j, int64_t *count, int64_t *first) {
+    int64_t(*all)[2] = calloc((size_t)j->comm->size, sizeof *all);
+    if (!all) return flrq_fail_memory(sizeof *all, "counts of the workers");
+    all[j->comm->rank][0] = *count, all[j->comm->rank][1] = *first;
+    flrq_status status = j->comm->gather_host(j->comm, all, sizeof *all);
+    *count = 0, *first = -1;
+    for (int r = 0; r < j->comm->size; r++) {
+        if (*count == 0) *first = all[r][1]; /* rows are in the order of ranks */
+        *count += all[r][0];
+    }
+    free(all);
+    return status;
+}
+
+/* Of a block every worker has, and checks, all rows; of a single weight its own. */
 static flrq_status check_finite(job *j, const flrq_linear *l, const flrq_operand *w) {
     int64_t count, first;
-    FLRQ_TRY(about(j->be->count_nonfinite(j->be, &count, &first, w), l));
+    flrq_codes none;
+    flrq_range rows = j->plan.calibrated ? (flrq_range){0, l->rows} : own_rows(j, l);
+    flrq_operand part = flrq_operand_rows(w, rows, &none);
+    FLRQ_TRY(about(j->be->count_nonfinite(j->be, &count, &first, &part), l));
+    if (count) first += rows.first * l->cols;
+    if (!j->plan.calibrated) FLRQ_TRY(agree_nonfinite(j, &count, &first));
     if (count == 0) return FLRQ_OK;
     if (j->config->nonfinite == NONFINITE_REFUSE)
         return flrq_fail(
@@ -288,7 +382,7 @@ static flrq_status check_finite(job *j, const flrq_linear *l, const flrq_operand
             (long long)(first / l->cols), (long long)(first % l->cols));
     flrq_notice(j->reporter, "tensor %s: %lld values that are NaN or infinite were set to zero", l->weight->name,
                 (long long)count);
-    return about(zero_nonfinite(j, w), l);
+    return about(zero_nonfinite(j, w, rows), l);
 }
 
 /* Index of the first NaN or infinity among `count` elements of F32, F16 or BF16, or -1. Embeddings have billions: the
@@ -312,7 +406,7 @@ static int64_t first_nonfinite(const void *data, flrq_dtype dtype, int64_t count
 }
 
 /* Refuses NaN and infinities in what is copied as it is: norms, biases, embeddings (block -1: what is outside the
- * blocks). */
+ * blocks). Each worker looks at a share of the pieces. */
 static flrq_status check_copied_finite(job *j, int64_t block) {
     for (int64_t i = 0; i < j->model->n_others; i++) {
         const flrq_other *o = &j->model->others[i];
@@ -320,8 +414,9 @@ static flrq_status check_copied_finite(job *j, int64_t block) {
         if (o->block != block || o->fate != FLRQ_FATE_COPY) continue;
         if (t->dtype != FLRQ_F32 && t->dtype != FLRQ_F16 && t->dtype != FLRQ_BF16) continue;
         uint64_t size = (uint64_t)flrq_dtype_bits(t->dtype) / 8, step = COPY_BYTES / size * size;
-        for (uint64_t first = 0; first < t->bytes; first += step) {
-            uint64_t bytes = t->bytes - first < step ? t->bytes - first : step;
+        flrq_range pieces = flrq_share((int64_t)((t->bytes + step - 1) / step), j->comm->rank, j->comm->size);
+        for (int64_t p = pieces.first; p < pieces.first + pieces.count; p++) {
+            uint64_t first = (uint64_t)p * step, bytes = t->bytes - first < step ? t->bytes - first : step;
             FLRQ_TRY(flrq_checkpoint_read(j->model->checkpoint, t, j->bytes, first, bytes));
             int64_t bad = first_nonfinite(j->bytes, t->dtype, (int64_t)(bytes / size));
             if (bad >= 0)
@@ -388,7 +483,14 @@ static flrq_status fit_layer(job *j, const flrq_block *block, flrq_layer *layer,
     return FLRQ_OK;
 }
 
-/* The writer's last call for a block: completes its files, then records them. */
+/* The writer's call when all of this worker's pieces of a block are written. */
+static flrq_status finish_part(void *context, const void *arguments) {
+    in_flight *f = &((job *)context)->flight;
+    (void)arguments;
+    return flrq_block_writer_part(f->writer, &f->bytes);
+}
+
+/* The writer's last call for a block on rank 0: completes its files, then records them. */
 static flrq_status commit(void *context, const void *arguments) {
     job *j = context;
     in_flight *f = &j->flight;
@@ -397,20 +499,45 @@ static flrq_status commit(void *context, const void *arguments) {
     uint64_t hash, factors_hash;
     (void)arguments;
     f->writer = NULL;
-    FLRQ_TRY(flrq_block_writer_finish(writer, &hash, &factors_hash));
+    FLRQ_TRY(flrq_block_writer_finish(writer, f->bytes, &hash, &factors_hash));
     f->record = NULL;
     return flrq_state_commit(&j->state, f->block, hash, factors_hash, record);
 }
 
-/* Waits until the block in flight is committed, and says so. */
+/* Waits until every worker has written its part of the block in flight, and has rank 0 commit it. One worker commits
+ * without waiting. */
+static flrq_status settle(job *j) {
+    in_flight *f = &j->flight;
+    double t = flrq_seconds();
+    if (!f->active || f->settled) return FLRQ_OK;
+    if (j->comm->size > 1) {
+        FLRQ_TRY(flrq_stage_wait(j->staging.writer, 0));
+        int64_t bytes = (int64_t)f->bytes;
+        FLRQ_TRY(flrq_comm_sum(j->comm, &bytes, 1));
+        f->bytes = (uint64_t)bytes;
+    }
+    f->settled = 1;
+    if (is_root(j)) FLRQ_TRY(flrq_stage_call(j->staging.writer, commit, j, NULL, 0, NULL));
+    j->phases.write += flrq_seconds() - t;
+    return FLRQ_OK;
+}
+
+/* Waits until the block in flight is committed, and says so. The others take rank 0's word: if it fails, so will they,
+ * before anything depends on it. */
 static flrq_status land(job *j) {
     in_flight *f = &j->flight;
+    FLRQ_TRY(settle(j));
     double t = flrq_seconds();
     if (!f->active) return FLRQ_OK;
     FLRQ_TRY(flrq_stage_wait(j->staging.writer, 0));
     j->phases.write += flrq_seconds() - t;
     f->active = 0;
-    if (f->block < 0) return FLRQ_OK;
+    if (!is_root(j)) {
+        flrq_block_writer_abort(f->writer);
+        f->writer = NULL;
+        flrq_state_follow(&j->state, f->block);
+    }
+    if (f->block < 0 || !is_root(j)) return FLRQ_OK;
     int64_t present = j->reporter->block;
     char summary[256];
     flrq_report_block_line(summary, sizeof summary, j->state.blocks[f->block], f->seconds);
@@ -424,9 +551,22 @@ static flrq_status take_off(job *j, int64_t block, flrq_block_writer *writer, js
     double t = flrq_seconds();
     j->flight = (in_flight){.active = 1, .block = block, .writer = writer, .record = record};
     flrq_mark_phase(j->be, "write");
-    FLRQ_TRY(flrq_stage_call(j->staging.writer, commit, j, NULL, 0, NULL));
+    FLRQ_TRY(flrq_stage_call(j->staging.writer, finish_part, j, NULL, 0, NULL));
     j->phases.write += flrq_seconds() - t;
-    return FLRQ_OK;
+    return j->comm->size == 1 ? settle(j) : FLRQ_OK;
+}
+
+/* Brings what is per row of a fitted layer to all workers, beside the fit of the next: L, which rank 0 writes, and for
+ * the forward the codes. */
+static flrq_status gather_layer(job *j, const flrq_layer *layer, int forward) {
+    const flrq_codes *codes = &layer->codes;
+    flrq_split split = flrq_split_of(j->be, j->comm, codes->rows, NULL, NULL);
+    size_t groups = (size_t)codes->n_groups;
+    if (layer->rank) FLRQ_TRY(flrq_split_gather_begin(&split, layer->d_l, (size_t)layer->rank * sizeof(float)));
+    if (!forward) return FLRQ_OK;
+    FLRQ_TRY(flrq_split_gather_begin(&split, codes->code, (size_t)codes->cols));
+    FLRQ_TRY(flrq_split_gather_begin(&split, codes->scale, groups * sizeof(float)));
+    return codes->zero ? flrq_split_gather_begin(&split, codes->zero, groups) : FLRQ_OK;
 }
 
 /* Fits every layer of a block, hands it to the writer, and last its commit. */
@@ -436,9 +576,9 @@ static flrq_status quantize_block(job *j, int64_t index, const flrq_block *block
     flrq_block_writer *writer = NULL;
     json_t *matrices = json_array();
     place_layers(j, index);
-    FLRQ_GOTO(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, &j->staging, index));
+    FLRQ_GOTO(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, &j->staging, j->comm, index));
     for (int64_t i = 0; i < count; i++) {
-        if (flrq_stop_requested()) FLRQ_GOTO(FLRQ_STOPPED);
+        FLRQ_GOTO(check_stop(j));
         flrq_progress(j->reporter, "quantize", i, count);
         double t = flrq_seconds();
         FLRQ_GOTO(fit_layer(j, block, &j->layers[i], matrices));
@@ -446,9 +586,12 @@ static flrq_status quantize_block(job *j, int64_t index, const flrq_block *block
         t = flrq_seconds();
         FLRQ_GOTO(flrq_block_writer_layer(writer, i, &j->layers[i]));
         j->phases.write += flrq_seconds() - t;
+        FLRQ_GOTO(gather_layer(j, &j->layers[i], j->plan.calibrated && index + 1 < j->model->layers));
     }
+    FLRQ_GOTO(j->comm->gather_end(j->comm, j->be));
     flrq_progress(j->reporter, "write", 0, 1);
-    FLRQ_GOTO(flrq_block_writer_factors(writer, j->layers));
+    FLRQ_GOTO(land(j)); /* committing beside the fits */
+    if (is_root(j)) FLRQ_GOTO(flrq_block_writer_factors(writer, j->layers));
     /* Steals `matrices`: what the writer's thread has is no longer touched here. */
     json_t *record = json_pack("{s:f, s:o}", "seconds", flrq_seconds() - begin, "matrices", matrices);
     matrices = NULL;
@@ -535,11 +678,14 @@ out:
 static flrq_status first_activations(job *j, int64_t *from) {
     *from = 0;
     if (j->state.activations >= 0) {
-        if (flrq_state_load_activations(&j->state, flrq_calibrator_input(j->calibration)) == FLRQ_OK) {
+        int unusable = flrq_state_load_activations(&j->state, flrq_calibrator_input(j->calibration)) != FLRQ_OK;
+        if (unusable)
+            flrq_notice(j->reporter, "saved activations are not usable (%s); computing them again", flrq_last_error());
+        FLRQ_TRY(agree(j, &unusable));
+        if (!unusable) {
             *from = j->state.activations;
             return FLRQ_OK;
         }
-        flrq_notice(j->reporter, "saved activations are not usable (%s); computing them again", flrq_last_error());
     }
     return flrq_calibrator_embed(j->calibration, j->tokens);
 }
@@ -548,8 +694,10 @@ static flrq_status first_activations(job *j, int64_t *from) {
  * committed blocks' shards. The same arithmetic as in an uninterrupted run, so the same bytes follow. */
 static flrq_status replay(job *j, int64_t from) {
     for (int64_t b = from; b < j->state.committed; b++) {
-        if (flrq_stop_requested())
+        flrq_status status = check_stop(j);
+        if (status == FLRQ_STOPPED)
             return flrq_fail(FLRQ_STOPPED, "stopped while resuming %s; nothing is lost", j->state.dir);
+        FLRQ_TRY(status);
         j->reporter->block = b + 1;
         FLRQ_TRY(replay_block(j, b));
     }
@@ -560,9 +708,14 @@ static flrq_status replay(job *j, int64_t from) {
  * times what saving costs (a first save is assumed to cost 6 s). */
 static flrq_status maybe_save(job *j, int now) {
     double t = flrq_seconds();
-    if (!j->plan.calibrated || j->state.activations == j->state.committed) return FLRQ_OK;
-    if (!now && t - j->last_save < 10 * fmax(j->save_seconds, 6)) return FLRQ_OK;
-    FLRQ_TRY(flrq_state_save_activations(&j->state, j->state.committed, flrq_calibrator_input(j->calibration)));
+    int due = now || t - j->last_save >= 10 * fmax(j->save_seconds, 6);
+    if (!j->plan.calibrated) return FLRQ_OK;
+    FLRQ_TRY(agree(j, &due));
+    if (!due) return FLRQ_OK;
+    FLRQ_TRY(land(j)); /* what is saved is the input of the block after the last committed one */
+    if (j->state.activations == j->state.committed) return FLRQ_OK;
+    FLRQ_TRY(
+        flrq_state_save_activations(&j->state, j->comm, j->state.committed, flrq_calibrator_input(j->calibration)));
     j->last_save = flrq_seconds();
     j->save_seconds = j->last_save - t;
     return FLRQ_OK;
@@ -573,6 +726,7 @@ static flrq_status run_block(job *j, int64_t index) {
     flrq_block *block = NULL;
     int buffer;
     j->reporter->block = index + 1;
+    flrq_comm_doing(j->comm, index + 1, "read");
     FLRQ_TRY(check_copied_finite(j, index));
     if (j->plan.calibrated) {
         flrq_progress(j->reporter, "read", 0, 1);
@@ -581,20 +735,25 @@ static flrq_status run_block(job *j, int64_t index) {
         for (int64_t i = j->model->block_first[index]; i < j->model->block_first[index + 1]; i++)
             FLRQ_TRY(check_finite(j, &j->model->linears[i], &block->linear[j->model->linears[i].slot]));
         double t = flrq_seconds();
+        flrq_comm_doing(j->comm, index + 1, "calibrate");
         FLRQ_TRY(flrq_calibrator_gather(j->calibration, block));
         j->phases.calibrate += flrq_seconds() - t;
     }
-    FLRQ_TRY(land(j));
+    FLRQ_TRY(j->comm->size > 1 ? settle(j) : land(j));
     FLRQ_TRY(maybe_save(j, 0));
+    flrq_comm_doing(j->comm, index + 1, "quantize");
     FLRQ_TRY(quantize_block(j, index, block, begin));
     j->handed_over = 1;
     if (j->plan.calibrated) {
         advise(j, index, flrq_checkpoint_drop);
         if (index + 1 < j->model->layers) {
+            flrq_comm_doing(j->comm, index + 1, "forward");
+            FLRQ_TRY(gather_ahead(j, index + 1));
             FLRQ_TRY(use_quantized(j, block));
             FLRQ_TRY(advance(j, block, "forward"));
         }
     }
+    j->slowest = fmax(j->slowest, flrq_seconds() - begin);
     j->flight.seconds = flrq_seconds() - begin;
     return j->plan.overlap ? FLRQ_OK : land(j);
 }
@@ -602,13 +761,13 @@ static flrq_status run_block(job *j, int64_t index) {
 static flrq_status write_globals(job *j) {
     flrq_block_writer *writer;
     FLRQ_TRY(check_copied_finite(j, -1));
-    FLRQ_TRY(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, &j->staging, -1));
+    FLRQ_TRY(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, &j->staging, j->comm, -1));
     return take_off(j, -1, writer, json_object());
 }
 
 static flrq_status record_batch(job *j) {
-    if (!j->plan.calibrated || j->state.batch == j->plan.batch) return FLRQ_OK;
-    FLRQ_TRY(land(j)); /* one thread at a time appends to the journal */
+    if (!j->plan.calibrated || !is_root(j) || j->state.batch == j->plan.batch) return FLRQ_OK;
+    FLRQ_TRY(flrq_stage_wait(j->staging.writer, 0)); /* one thread at a time appends to the journal */
     return flrq_state_record_batch(&j->state, j->plan.batch);
 }
 
@@ -616,22 +775,28 @@ static flrq_status record_batch(job *j) {
 static flrq_status prepare(job *j) {
     int64_t from = 0;
     if (j->plan.calibrated) {
-        FLRQ_TRY(flrq_calibrator_new(&j->calibration, j->be, j->model, &j->plan, j->config, j->reporter));
+        FLRQ_TRY(flrq_calibrator_new(&j->calibration, j->be, j->comm, j->model, &j->plan, j->config, j->reporter));
         if (j->plan.activations_on_host)
             flrq_notice(j->reporter, "the calibration activations do not fit the device: they stay in host memory, and "
                                      "one segment at a time is moved");
         FLRQ_TRY(first_activations(j, &from));
     }
-    flrq_status status = allocate(j);
+    flrq_status status = agree_memory(j, allocate(j));
     if (status != FLRQ_OK) FLRQ_TRY(halve_batch(j, status));
     FLRQ_TRY(record_batch(j));
     return j->plan.calibrated ? replay(j, from) : FLRQ_OK;
 }
 
-/* All blocks that are not committed. FLRQ_STOPPED without a text on a request to stop. */
+/* All blocks that are not committed. FLRQ_STOPPED without a text on a request to stop, and before a block that would
+ * not be finished when the batch system ends the job. */
 static flrq_status run_blocks(job *j) {
     for (int64_t block = j->state.committed; block < j->model->layers; block++) {
-        if (flrq_stop_requested()) return FLRQ_STOPPED;
+        if (is_root(j) && flrq_deadline_near(j->slowest)) {
+            flrq_notice(j->reporter, "%.0f s are left of the job, too few for another block: stopping",
+                        flrq_seconds_left());
+            flrq_request_stop();
+        }
+        FLRQ_TRY(check_stop(j));
         FLRQ_TRY(run_block(j, block));
     }
     return land(j);
@@ -647,11 +812,12 @@ static flrq_status stop(job *j) {
 }
 
 /* Buffers that the backend takes for itself when an op first asks for them may be too much as well: then the first
- * block is begun again with half the token batch, while nothing depends on the batch yet. */
+ * block is begun again with half the token batch, while nothing depends on the batch yet. (One of several workers is
+ * in the middle of what it does with the others: they end, and the plan has to be given less.) */
 static flrq_status run_or_halve(job *j) {
     flrq_status status = run_blocks(j);
-    if (status == FLRQ_ERR_MEMORY && !j->handed_over && flrq_stage_drain(j->staging.writer) == FLRQ_OK &&
-        j->state.committed == 0) {
+    if (status == FLRQ_ERR_MEMORY && j->comm->size == 1 && !j->handed_over &&
+        flrq_stage_drain(j->staging.writer) == FLRQ_OK && j->state.committed == 0) {
         status = halve_batch(j, status);
         if (status == FLRQ_OK) status = record_batch(j);
         if (status == FLRQ_OK) status = run_blocks(j);
@@ -675,38 +841,53 @@ static flrq_status run_job(job *j) {
     return out_of_memory(j, status);
 }
 
-/* Writes what stands beside the shards, checks the whole by reading it back, and only then puts config.json in place.
- */
-static flrq_status finish(job *j, json_t *report) {
-    flrq_status status = FLRQ_OK;
-    json_t *copied = NULL;
-    char *check = flrq_state_private(&j->state, "check"), *config = NULL, *final = NULL, *path = NULL;
+/* Writes what stands beside the shards, into `check` the config.json with which the whole can be read back. */
+static flrq_status write_rest(job *j, const char *check, const char *config, json_t **copied) {
     int64_t *ranks = malloc((size_t)j->model->n_linears * sizeof *ranks);
-    if (!check || !ranks) FLRQ_GOTO(flrq_fail_memory(0, "the final files"));
+    if (!ranks) return flrq_fail_memory((size_t)j->model->n_linears * sizeof *ranks, "the final files");
     flrq_report_ranks(ranks, j->model, (json_t *const *)j->state.blocks);
-    FLRQ_GOTO(flrq_output_adapter(j->state.dir, j->model, &j->plan, ranks));
-    FLRQ_GOTO(flrq_output_copy_files(j->state.dir, j->model, &copied));
-    FLRQ_GOTO(flrq_output_index(j->state.dir, j->model, &j->plan));
-    FLRQ_GOTO(flrq_dir_make(check));
-    config = flrq_path_join(check, "config.json");
-    final = flrq_path_join(j->state.dir, "config.json");
-    path = flrq_path_join(j->state.dir, "report.json");
-    if (!config || !final || !path) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
-    FLRQ_GOTO(flrq_output_config(config, j->model, &j->plan));
-    double t = flrq_seconds();
-    FLRQ_GOTO(flrq_verify(check, j->model, &j->plan, j->be, (json_t *const *)j->state.blocks, j->reporter));
-    j->phases.verify = flrq_seconds() - t;
+    flrq_status status = flrq_output_adapter(j->state.dir, j->model, &j->plan, ranks);
+    free(ranks);
+    FLRQ_TRY(status);
+    FLRQ_TRY(flrq_output_copy_files(j->state.dir, j->model, copied));
+    FLRQ_TRY(flrq_output_index(j->state.dir, j->model, &j->plan));
+    FLRQ_TRY(flrq_dir_make(check));
+    return flrq_output_config(config, j->model, &j->plan);
+}
+
+/* Report, config.json, and the record that the run is complete. */
+static flrq_status hand_over(job *j, const char *config, json_t *report, json_t *copied) {
+    flrq_status status = FLRQ_OK;
+    char *final = flrq_path_join(j->state.dir, "config.json"), *path = flrq_path_join(j->state.dir, "report.json");
+    if (!final || !path) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
     flrq_report_finish(report, &j->phases, copied);
     FLRQ_GOTO(flrq_json_write(path, report));
     if (rename(config, final) != 0) FLRQ_GOTO(flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be put in place", final));
     FLRQ_GOTO(flrq_dir_sync(j->state.dir));
     FLRQ_GOTO(flrq_state_finish(&j->state));
 out:
-    json_decref(copied);
     free(path);
     free(final);
+    return status;
+}
+
+/* Checks the whole by reading it back, and only then puts config.json in place. report: rank 0's. */
+static flrq_status finish(job *j, json_t *report) {
+    flrq_status status = FLRQ_OK;
+    json_t *copied = NULL;
+    char *check = flrq_state_private(&j->state, "check"), *config = NULL;
+    if (!check) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
+    config = flrq_path_join(check, "config.json");
+    if (!config) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
+    if (is_root(j)) FLRQ_GOTO(write_rest(j, check, config, &copied));
+    double t = flrq_seconds();
+    FLRQ_GOTO(flrq_verify(check, j->model, &j->plan, j->be, j->comm, (json_t *const *)j->state.blocks, j->reporter));
+    j->phases.verify = flrq_seconds() - t;
+    FLRQ_GOTO(flrq_comm_barrier(j->comm)); /* nobody has the folder open that is removed now */
+    if (is_root(j)) status = hand_over(j, config, report, copied);
+out:
+    json_decref(copied);
     free(config);
-    free(ranks);
     free(check);
     return status;
 }
@@ -729,65 +910,109 @@ static flrq_status quality_gate(const job *j, const json_t *report) {
                      json_string_value(json_object_get(worst, "name")), error, j->config->max_error, j->state.dir);
 }
 
-/* The plan for this device; a run that is continued keeps its token batch. */
+/* The plan for this device; a run that is continued keeps its token batch, and all workers have the same. */
 static flrq_status make_plan(job *j, const flrq_device_info *device, int64_t segments, int64_t length, int64_t batch) {
     j->target = flrq_plan_target_of(j->config, device);
     j->target.batch = batch;
+    j->target.workers = j->comm->size;
+    FLRQ_TRY(flrq_plan_make(&j->plan, j->config, j->model, segments, length, &j->target));
+    float smallest = -(float)j->plan.batch;
+    FLRQ_TRY(flrq_comm_max(j->comm, &smallest, 1));
+    if ((int64_t)-smallest >= j->plan.batch) return FLRQ_OK;
+    j->target.batch = (int64_t)-smallest;
     return flrq_plan_make(&j->plan, j->config, j->model, segments, length, &j->target);
 }
 
-flrq_status flrq_job_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
-    const flrq_config *c = &params->config;
-    job j = {.params = params, .config = c, .reporter = reporter, .comm = flrq_comm_self()};
-    flrq_status status = FLRQ_OK;
-    json_t *fingerprint = NULL, *report = NULL;
-    flrq_device_info device;
-    int64_t segments, length;
-    double begin = flrq_seconds();
-    int weights_only = c->calib && strcmp(c->calib, "none") == 0;
+/* What may differ between workers and must not: all need the same bytes to come out of the same ops. */
+static flrq_status compare_workers(const job *j, const json_t *fingerprint) {
+    char *mine = json_dumps(fingerprint, JSON_COMPACT | JSON_SORT_KEYS), *root = NULL;
+    if (!mine) return flrq_fail_memory(0, "the run's fingerprint");
+    root = strdup(mine);
+    flrq_status status = root ? flrq_comm_share_text(j->comm, &root, 0) : flrq_fail_memory(0, "the run's fingerprint");
+    if (status == FLRQ_OK && strcmp(mine, root) != 0) {
+        json_t *theirs = json_loads(root, 0, NULL);
+        status = flrq_fingerprint_agree(theirs, fingerprint);
+        json_decref(theirs);
+    }
+    free(root);
+    free(mine);
+    return status;
+}
 
-    FLRQ_GOTO(flrq_model_open(&j.model, c->model, weights_only ? FLRQ_MODEL_ALLOW_UNKNOWN : 0));
-    FLRQ_GOTO(flrq_plan_calibration(params, j.model, reporter, &segments, &length));
-    FLRQ_GOTO(flrq_backend_open(&j.be, c->device, (int)c->threads));
-    FLRQ_GOTO(j.be->info(j.be, &device));
-    FLRQ_GOTO(make_plan(&j, &device, segments, length, 0));
+/* Opens what stands before the run: model, plan, tokens, state. */
+static flrq_status open_job(job *j, json_t **fingerprint, flrq_device_info *device) {
+    const flrq_config *c = j->config;
+    flrq_reporter *reporter = j->reporter;
+    int64_t segments, length;
+    int weights_only = c->calib && strcmp(c->calib, "none") == 0;
+    FLRQ_TRY(flrq_model_open(&j->model, c->model, weights_only ? FLRQ_MODEL_ALLOW_UNKNOWN : 0));
+    FLRQ_TRY(flrq_plan_calibration(j->params, j->model, reporter, &segments, &length));
+    FLRQ_TRY(j->be->info(j->be, device));
+    FLRQ_TRY(make_plan(j, device, segments, length, 0));
     if (weights_only)
         flrq_notice(reporter, "%s: weights only, without calibration: errors are unweighted",
-                    j.model->family ? j.model->family_name : "unknown family");
-    for (int64_t i = 0; i < j.model->n_others; i++)
-        if (j.model->others[i].fate != FLRQ_FATE_COPY)
-            flrq_notice(reporter, "tensor %s is not written: %s", j.model->others[i].tensor->name,
-                        j.model->others[i].reason);
-    FLRQ_GOTO(load_tokens(&j));
-    reporter->blocks = j.model->layers;
-    fingerprint = flrq_fingerprint(params, j.model, j.tokens, &j.plan, j.be->name, &device);
-    FLRQ_GOTO(flrq_state_open(&j.state, c, j.model, fingerprint, reporter));
-    int64_t resumed = j.state.committed;
-    if (j.state.complete) {
-        flrq_notice(reporter, "%s is already complete", c->out);
-        FLRQ_GOTO(flrq_report_read(c->out, result));
-        status = quality_gate(&j, *result);
-        goto out;
+                    j->model->family ? j->model->family_name : "unknown family");
+    for (int64_t i = 0; i < j->model->n_others; i++)
+        if (j->model->others[i].fate != FLRQ_FATE_COPY)
+            flrq_notice(reporter, "tensor %s is not written: %s", j->model->others[i].tensor->name,
+                        j->model->others[i].reason);
+    FLRQ_TRY(load_tokens(j));
+    reporter->blocks = j->model->layers;
+    *fingerprint = flrq_fingerprint(j->params, j->model, j->tokens, &j->plan, j->be->name, device);
+    FLRQ_TRY(compare_workers(j, *fingerprint));
+    if (is_root(j)) FLRQ_TRY(flrq_state_open(&j->state, c, j->model, *fingerprint, reporter));
+    FLRQ_TRY(flrq_state_share(&j->state, j->comm, c, j->model->layers));
+    if (j->state.committed && !j->state.complete)
+        flrq_notice(reporter, "continuing %s: %lld of %lld blocks are done", c->out, (long long)j->state.committed,
+                    (long long)j->model->layers);
+    if (j->state.committed && j->state.batch && j->state.batch != j->plan.batch)
+        FLRQ_TRY(make_plan(j, device, segments, length, j->state.batch));
+    return FLRQ_OK;
+}
+
+/* The run from opened job to complete folder; *report: rank 0's. */
+static flrq_status run_and_finish(job *j, json_t *fingerprint, const flrq_device_info *device, json_t **report) {
+    int64_t resumed = j->state.committed;
+    if (is_root(j)) FLRQ_TRY(check_disk(j));
+    FLRQ_TRY(run_job(j));
+    if (is_root(j)) {
+        *report = flrq_report_new(j->params, j->model, &j->plan, device, fingerprint, (json_t *const *)j->state.blocks,
+                                  resumed, j->reporter);
+        if (!*report) return flrq_fail_memory(0, "the report");
     }
-    if (resumed)
-        flrq_notice(reporter, "continuing %s: %lld of %lld blocks are done", c->out, (long long)resumed,
-                    (long long)j.model->layers);
-    if (resumed && j.state.batch && j.state.batch != j.plan.batch)
-        FLRQ_GOTO(make_plan(&j, &device, segments, length, j.state.batch));
-    FLRQ_GOTO(check_disk(&j));
+    release_blocks(j);
+    return finish(j, *report);
+}
+
+/* The gate's verdict, rank 0's, to all: they end with the same status. */
+static flrq_status share_verdict(const job *j, flrq_status verdict) {
+    int32_t value = verdict;
+    FLRQ_TRY(j->comm->broadcast_host(j->comm, &value, sizeof value, 0));
+    return is_root(j) ? verdict : (flrq_status)value;
+}
+
+flrq_status flrq_quantize_worker(const flrq_params *params, flrq_reporter *reporter, flrq_backend *be, flrq_comm *comm,
+                                 json_t **result) {
+    job j = {.params = params, .config = &params->config, .reporter = reporter, .be = be, .comm = comm};
+    flrq_status status;
+    json_t *fingerprint = NULL, *report = NULL;
+    flrq_device_info device;
+    double begin = flrq_seconds();
+    FLRQ_GOTO(open_job(&j, &fingerprint, &device));
     j.phases.open = flrq_seconds() - begin;
-    FLRQ_GOTO(run_job(&j));
-    report = flrq_report_new(params, j.model, &j.plan, &device, fingerprint, (json_t *const *)j.state.blocks, resumed,
-                             reporter);
-    if (!report) FLRQ_GOTO(flrq_fail_memory(0, "the report"));
-    release_blocks(&j);
-    FLRQ_GOTO(finish(&j, report));
-    *result = flrq_report_result(report);
-    status = quality_gate(&j, report);
+    if (j.state.complete) {
+        flrq_notice(reporter, "%s is already complete", j.config->out);
+        if (is_root(&j)) FLRQ_GOTO(flrq_report_read(j.config->out, result));
+    } else {
+        FLRQ_GOTO(run_and_finish(&j, fingerprint, &device, &report));
+        if (is_root(&j)) *result = flrq_report_result(report);
+    }
+    status = share_verdict(&j, is_root(&j) ? quality_gate(&j, report ? report : *result) : FLRQ_OK);
 out:
+    if (status != FLRQ_OK && status != FLRQ_ERR_QUALITY) flrq_comm_fail(comm, status, flrq_last_error());
     json_decref(report);
     json_decref(fingerprint);
-    if (j.be) release_blocks(&j); /* the writer's thread ends before the state that it writes to */
+    release_blocks(&j); /* the writer's thread ends before the state that it writes to */
     flrq_state_close(&j.state);
     release(&j);
     return status;

@@ -47,25 +47,38 @@ json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, con
     return print;
 }
 
-/* Names the fields in which two fingerprints differ. */
-static flrq_status compare_fingerprints(const char *dir, const json_t *there, json_t *here) {
-    char text[1024] = "";
+/* Lists the fields in which two fingerprints differ; empty when they do not. */
+static void list_differences(char *text, size_t size, const json_t *there, const json_t *here) {
     size_t used = 0;
     const char *key;
     json_t *value;
-    json_object_foreach(here, key, value) {
+    text[0] = 0;
+    json_object_foreach((json_t *)here, key, value) {
         const json_t *other = json_object_get(there, key);
         if (other && json_equal(other, value)) continue;
         char *a = other ? json_dumps(other, JSON_ENCODE_ANY) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY);
-        int n = snprintf(text + used, sizeof text - used, "%s%s: %s there, %s here", used ? "; " : "", key,
-                         a ? a : "absent", b ? b : "?");
+        int n = snprintf(text + used, size - used, "%s%s: %s there, %s here", used ? "; " : "", key, a ? a : "absent",
+                         b ? b : "?");
         free(a);
         free(b);
-        if (n > 0) used = used + (size_t)n < sizeof text ? used + (size_t)n : sizeof text - 1;
+        if (n > 0) used = used + (size_t)n < size ? used + (size_t)n : size - 1;
     }
-    if (!used) return FLRQ_OK;
+}
+
+static flrq_status compare_fingerprints(const char *dir, const json_t *there, const json_t *here) {
+    char text[1024];
+    list_differences(text, sizeof text, there, here);
+    if (!text[0]) return FLRQ_OK;
     return flrq_fail(FLRQ_ERR_USAGE,
                      "%s holds a run with other settings (%s); repeat its settings or choose another -o", dir, text);
+}
+
+flrq_status flrq_fingerprint_agree(const json_t *root, const json_t *here) {
+    char text[1024];
+    list_differences(text, sizeof text, root, here);
+    if (!text[0]) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_USAGE,
+                     "this worker differs from rank 0 (%s): all need the same program, devices and files", text);
 }
 
 char *flrq_state_private(const flrq_state *state, const char *name) {
@@ -74,15 +87,35 @@ char *flrq_state_private(const flrq_state *state, const char *name) {
     return path;
 }
 
-/* Number of entries besides ".", ".." and the lock. -1: cannot be read. */
+/* Number of entries besides those that a folder may have before a run has begun in it: the lock, the place where its
+ * workers meet, and the batch job that it is to run in. -1: cannot be read. */
 static int entries_of(const char *dir) {
+    static const char *const expected[] = {".", "..", ".lock", ".flrq", "slurm"};
     DIR *d = opendir(dir);
     if (!d) return -1;
     int count = 0;
-    for (struct dirent *e; (e = readdir(d));)
-        count += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, ".lock") != 0;
+    for (struct dirent *e; (e = readdir(d));) {
+        int foreign = 1;
+        for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) foreign &= strcmp(e->d_name, expected[i]) != 0;
+        count += foreign;
+    }
     closedir(d);
     return count;
+}
+
+flrq_status flrq_state_look(const char *dir, int *is_run) {
+    *is_run = 0;
+    if (!flrq_path_exists(dir)) return FLRQ_OK;
+    struct stat info;
+    if (stat(dir, &info) == 0 && !S_ISDIR(info.st_mode))
+        return flrq_fail(FLRQ_ERR_USAGE, "%s is a file; -o names the output folder", dir);
+    char *path = flrq_path_join(dir, "journal.jsonl");
+    if (!path) return flrq_fail_memory(0, "a path");
+    *is_run = flrq_path_exists(path);
+    free(path);
+    if (!*is_run && entries_of(dir) != 0)
+        return flrq_fail(FLRQ_ERR_USAGE, "%s exists and is not a run of flrq; choose another -o", dir);
+    return FLRQ_OK;
 }
 
 /* True when the file has the hash that the record names under `key`. */
@@ -293,6 +326,22 @@ out:
     return status;
 }
 
+flrq_status flrq_state_share(flrq_state *s, flrq_comm *comm, const flrq_config *c, int64_t layers) {
+    int64_t values[] = {s->committed, s->activations, s->batch, s->complete, s->globals != NULL};
+    FLRQ_TRY(comm->broadcast_host(comm, values, sizeof values, 0));
+    if (comm->rank == 0) return FLRQ_OK;
+    *s = (flrq_state){.layers = layers, .committed = values[0], .activations = values[1]};
+    s->batch = values[2], s->complete = (int)values[3];
+    s->dir = strdup(c->out);
+    s->globals = values[4] ? json_object() : NULL;
+    if (!s->dir || (values[4] && !s->globals)) return flrq_fail_memory(0, "the run's state");
+    return FLRQ_OK;
+}
+
+void flrq_state_follow(flrq_state *s, int64_t block) {
+    if (block >= 0) s->committed = block + 1;
+}
+
 void flrq_state_close(flrq_state *s) {
     flrq_journal_close(s->journal);
     flrq_dir_unlock(s->lock);
@@ -339,33 +388,58 @@ static char *activations_path(const flrq_state *s, int64_t block) {
     return flrq_state_private(s, name);
 }
 
-flrq_status flrq_state_save_activations(flrq_state *s, int64_t block, const flrq_activations *x) {
+/* The file of activations as rank 0 creates it and others join it. */
+static flrq_status open_activations(flrq_shard_writer **out, const char *path, int creates, const flrq_activations *x,
+                                    int *handle) {
+    int64_t shape[2] = {x->all_rows, x->cols};
+    FLRQ_TRY(creates ? flrq_shard_create(out, path, NULL) : flrq_shard_join(out, path, NULL));
+    FLRQ_TRY(flrq_shard_declare(*out, "x", FLRQ_F32, 2, shape, handle));
+    return flrq_shard_begin(*out);
+}
+
+/* Writes this worker's rows through a buffer. */
+static flrq_status write_rows(flrq_shard_writer *w, int handle, const flrq_activations *x, void *buffer) {
+    uint64_t row = (uint64_t)x->cols * sizeof(float), total = (uint64_t)x->rows * row, at = (uint64_t)x->first * row;
+    for (uint64_t first = 0; first < total; first += ACTIVATION_BUFFER) {
+        uint64_t bytes = total - first < ACTIVATION_BUFFER ? total - first : ACTIVATION_BUFFER;
+        FLRQ_TRY(flrq_activations_get(x, buffer, first, bytes));
+        FLRQ_TRY(flrq_shard_write(w, handle, buffer, at + first, bytes));
+    }
+    return FLRQ_OK;
+}
+
+flrq_status flrq_state_save_activations(flrq_state *s, flrq_comm *comm, int64_t block, const flrq_activations *x) {
     flrq_status status = FLRQ_OK;
     flrq_shard_writer *w = NULL;
     char *path = activations_path(s, block), *old = activations_path(s, s->activations);
     void *buffer = malloc(ACTIVATION_BUFFER);
     json_t *record = NULL;
-    int64_t shape[2] = {x->rows, x->cols};
-    uint64_t total = (uint64_t)(x->rows * x->cols) * sizeof(float), hash;
-    int handle;
+    uint64_t hash, written = 0;
+    int handle, root = comm->rank == 0;
     if (!path || !old || !buffer) FLRQ_GOTO(flrq_fail_memory(ACTIVATION_BUFFER, "activations"));
-    FLRQ_GOTO(flrq_shard_create(&w, path, NULL));
-    FLRQ_GOTO(flrq_shard_declare(w, "x", FLRQ_F32, 2, shape, &handle));
-    FLRQ_GOTO(flrq_shard_begin(w));
-    for (uint64_t first = 0; first < total; first += ACTIVATION_BUFFER) {
-        uint64_t bytes = total - first < ACTIVATION_BUFFER ? total - first : ACTIVATION_BUFFER;
-        FLRQ_GOTO(flrq_activations_get(x, buffer, first, bytes));
-        FLRQ_GOTO(flrq_shard_write(w, handle, buffer, first, bytes));
+    if (root) FLRQ_GOTO(open_activations(&w, path, 1, x, &handle));
+    FLRQ_GOTO(flrq_comm_barrier(comm));
+    if (!root) FLRQ_GOTO(open_activations(&w, path, 0, x, &handle));
+    FLRQ_GOTO(write_rows(w, handle, x, buffer));
+    if (!root) {
+        status = flrq_shard_leave(w, &written);
+        w = NULL;
+        if (status != FLRQ_OK) goto out;
     }
-    status = flrq_shard_finish(w, &hash);
-    w = NULL;
-    if (status != FLRQ_OK) goto out;
-    record = json_pack("{s:s, s:I, s:o}", "kind", "activations", "block", (json_int_t)block, "hash", hex(hash));
-    FLRQ_GOTO(record ? flrq_journal_append(s->journal, record) : flrq_fail_memory(0, "a journal record"));
-    if (s->activations >= 0 && s->activations != block) unlink(old);
+    int64_t others = (int64_t)written;
+    FLRQ_GOTO(flrq_comm_sum(comm, &others, 1));
+    if (root) {
+        flrq_shard_add_written(w, (uint64_t)others);
+        status = flrq_shard_finish(w, &hash);
+        w = NULL;
+        if (status != FLRQ_OK) goto out;
+        record = json_pack("{s:s, s:I, s:o}", "kind", "activations", "block", (json_int_t)block, "hash", hex(hash));
+        FLRQ_GOTO(record ? flrq_journal_append(s->journal, record) : flrq_fail_memory(0, "a journal record"));
+        if (s->activations >= 0 && s->activations != block) unlink(old);
+        json_decref(s->activations_record);
+        s->activations_record = json_incref(record);
+    }
     s->activations = block;
-    json_decref(s->activations_record);
-    s->activations_record = json_incref(record);
 out:
     flrq_shard_abort(w);
     json_decref(record);
@@ -381,15 +455,16 @@ flrq_status flrq_state_load_activations(flrq_state *s, const flrq_activations *x
     char *path = activations_path(s, s->activations);
     void *buffer = malloc(ACTIVATION_BUFFER);
     if (!path || !buffer) FLRQ_GOTO(flrq_fail_memory(ACTIVATION_BUFFER, "activations"));
-    if (!has_hash(path, s->activations_record, "hash"))
+    if (s->activations_record && !has_hash(path, s->activations_record, "hash"))
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s is not as recorded", path));
     FLRQ_GOTO(flrq_checkpoint_open(&file, path));
     const flrq_tensor *t = flrq_checkpoint_find(file, "x");
-    if (!t || t->dims != 2 || t->shape[0] != x->rows || t->shape[1] != x->cols || t->dtype != FLRQ_F32)
+    if (!t || t->dims != 2 || t->shape[0] != x->all_rows || t->shape[1] != x->cols || t->dtype != FLRQ_F32)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: not the activations of this run", path));
-    for (uint64_t first = 0; first < t->bytes; first += ACTIVATION_BUFFER) {
-        uint64_t bytes = t->bytes - first < ACTIVATION_BUFFER ? t->bytes - first : ACTIVATION_BUFFER;
-        FLRQ_GOTO(flrq_checkpoint_read(file, t, buffer, first, bytes));
+    uint64_t row = (uint64_t)x->cols * sizeof(float), total = (uint64_t)x->rows * row, at = (uint64_t)x->first * row;
+    for (uint64_t first = 0; first < total; first += ACTIVATION_BUFFER) {
+        uint64_t bytes = total - first < ACTIVATION_BUFFER ? total - first : ACTIVATION_BUFFER;
+        FLRQ_GOTO(flrq_checkpoint_read(file, t, buffer, at + first, bytes));
         FLRQ_GOTO(flrq_activations_put(x, buffer, first, bytes));
     }
 out:

@@ -131,37 +131,83 @@ static flrq_status layer_error(const flrq_model *source, const flrq_linear *from
     return FLRQ_OK;
 }
 
-static flrq_status compare_layer(const flrq_model *source, const flrq_linear *from, const flrq_model *out,
-                                 const flrq_linear *to, flrq_backend *be, const json_t *record,
-                                 check_buffers *buffers) {
-    double wanted = json_number_value(json_object_get(record, "weight_error")), error;
+/* What was read back of a layer; of one that another worker reads, zeros. */
+typedef struct read_back {
+    double error;
     int64_t rank;
-    flrq_status status = layer_error(source, from, out, to, be, buffers, &rank, &error);
-    if (status != FLRQ_OK) return flrq_trace(status, "tensor %s.weight", from->module);
-    if (rank != json_integer_value(json_object_get(record, "rank")))
-        return flrq_fail(FLRQ_ERR_FORMAT, "%s: %s has rank %lld on disk", out->dir, from->module, (long long)rank);
-    /* The same op on the same numbers: equal but for the decimal rounding of the journal. */
-    if (!(fabs(error - wanted) <= 1e-9 + 1e-9 * wanted))
+} read_back;
+
+static flrq_status compare_layer(const flrq_model *out, const flrq_linear *from, const json_t *record,
+                                 const read_back *found) {
+    double wanted = json_number_value(json_object_get(record, "weight_error"));
+    if (found->rank != json_integer_value(json_object_get(record, "rank")))
+        return flrq_fail(FLRQ_ERR_FORMAT, "%s: %s has rank %lld on disk", out->dir, from->module,
+                         (long long)found->rank);
+    /* The same op on the same numbers, summed along the same tree: equal but for the decimal rounding of the journal.
+     */
+    if (!(fabs(found->error - wanted) <= 1e-9 + 1e-9 * wanted))
         return flrq_fail(FLRQ_ERR_FORMAT, "%s: %s read back has relative error %.9g, the fit had %.9g", out->dir,
-                         from->module, error, wanted);
+                         from->module, found->error, wanted);
+    return FLRQ_OK;
+}
+
+/* Reads the layers of this worker's blocks back. */
+static flrq_status read_layers(const flrq_model *source, const flrq_model *out, flrq_backend *be, flrq_comm *comm,
+                               check_buffers *buffers, read_back *found, flrq_reporter *reporter) {
+    for (int64_t b = comm->rank; b < source->layers; b += comm->size) {
+        flrq_progress(reporter, "verify", b, source->layers);
+        for (int64_t i = source->block_first[b]; i < source->block_first[b + 1]; i++) {
+            const flrq_linear *from = &source->linears[i], *to = &out->linears[i];
+            if (strcmp(to->module, from->module) != 0)
+                return flrq_fail(FLRQ_ERR_FORMAT, "%s: %s found in place of %s", out->dir, to->module, from->module);
+            flrq_status status = layer_error(source, from, out, to, be, buffers, &found[i].rank, &found[i].error);
+            if (status != FLRQ_OK) return flrq_trace(status, "tensor %s.weight", from->module);
+        }
+    }
+    return FLRQ_OK;
+}
+
+/* All that was read back to all workers: the numbers of a layer are zero but on one, so the sum of their bits is they.
+ */
+static flrq_status share_found(flrq_comm *comm, read_back *found, int64_t layers) {
+    _Static_assert(sizeof(read_back) == 2 * sizeof(int64_t), "two words for a layer");
+    int64_t *words = malloc((size_t)layers * sizeof *found);
+    if (!words) return flrq_fail_memory((size_t)layers * sizeof *found, "the load-back check");
+    memcpy(words, found, (size_t)layers * sizeof *found);
+    flrq_status status = flrq_comm_sum(comm, words, 2 * layers);
+    memcpy(found, words, (size_t)layers * sizeof *found);
+    free(words);
+    return status;
+}
+
+static flrq_status judge(const flrq_model *source, const flrq_model *out, json_t *const *blocks,
+                         const read_back *found) {
+    for (int64_t b = 0; b < source->layers; b++) {
+        const json_t *matrices = json_object_get(blocks[b], "matrices");
+        for (int64_t i = source->block_first[b]; i < source->block_first[b + 1]; i++)
+            FLRQ_TRY(compare_layer(out, &source->linears[i],
+                                   json_array_get(matrices, (size_t)(i - source->block_first[b])), &found[i]));
+    }
     return FLRQ_OK;
 }
 
 flrq_status flrq_verify(const char *check, const flrq_model *source, const flrq_plan *plan, flrq_backend *be,
-                        json_t *const *blocks, flrq_reporter *reporter) {
+                        flrq_comm *comm, json_t *const *blocks, flrq_reporter *reporter) {
     flrq_model *out = NULL;
+    read_back *found = calloc((size_t)source->n_linears, sizeof *found);
     flrq_status status = FLRQ_OK;
     check_buffers buffers = {0};
     size_t rows = (size_t)plan->extent.rows, cols = (size_t)plan->extent.cols;
     size_t cap = (size_t)flrq_fit_rank_cap(&plan->fit, plan->extent.rows, plan->extent.cols);
     buffers.a = malloc(COMPARE_BYTES);
     buffers.b = malloc(COMPARE_BYTES);
-    if (!buffers.a || !buffers.b) FLRQ_GOTO(flrq_fail_memory(COMPARE_BYTES, "the load-back check"));
+    if (!found || !buffers.a || !buffers.b) FLRQ_GOTO(flrq_fail_memory(COMPARE_BYTES, "the load-back check"));
     FLRQ_GOTO(flrq_codes_alloc(&buffers.codes, be, &plan->fit.scheme, plan->extent));
     FLRQ_GOTO(be->alloc(be, (void **)&buffers.d_l, (cap + 1) * rows * sizeof(float), "the load-back check"));
     FLRQ_GOTO(be->alloc(be, (void **)&buffers.d_r, (cap + 1) * cols * sizeof(float), "the load-back check"));
     FLRQ_GOTO(be->alloc(be, &buffers.d_weight, plan->weight_bytes, "the load-back check"));
-    FLRQ_GOTO(link_all(check, source));
+    if (comm->rank == 0) FLRQ_GOTO(link_all(check, source));
+    FLRQ_GOTO(flrq_comm_barrier(comm));
     FLRQ_GOTO(flrq_model_open(&out, check, source->family ? 0 : FLRQ_MODEL_ALLOW_UNKNOWN));
     if (out->n_linears != source->n_linears || !out->quantized)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: %lld quantized layers read back, %lld expected", check,
@@ -171,20 +217,12 @@ flrq_status flrq_verify(const char *check, const flrq_model *source, const flrq_
     FLRQ_GOTO(be->alloc(be, &buffers.d_words, slot, "the load-back check"));
     FLRQ_GOTO(flrq_feed_new(&buffers.source, be, plan->feed_bytes, plan->overlap ? FLRQ_FEED_SLOTS : 1, plan->overlap));
     if (plan->separate) buffers.source.readers = FLRQ_FEED_READERS;
-    for (int64_t i = 0; i < source->n_others; i++)
+    for (int64_t i = comm->rank; i < source->n_others; i += comm->size)
         if (source->others[i].fate == FLRQ_FATE_COPY)
             FLRQ_GOTO(compare_copy(source, &source->others[i], out, &buffers));
-    for (int64_t b = 0; b < source->layers; b++) {
-        const json_t *matrices = json_object_get(blocks[b], "matrices");
-        flrq_progress(reporter, "verify", b, source->layers);
-        for (int64_t i = source->block_first[b]; i < source->block_first[b + 1]; i++) {
-            const json_t *record = json_array_get(matrices, (size_t)(i - source->block_first[b]));
-            if (strcmp(out->linears[i].module, source->linears[i].module) != 0)
-                FLRQ_GOTO(flrq_fail(FLRQ_ERR_FORMAT, "%s: %s found in place of %s", check, out->linears[i].module,
-                                    source->linears[i].module));
-            FLRQ_GOTO(compare_layer(source, &source->linears[i], out, &out->linears[i], be, record, &buffers));
-        }
-    }
+    FLRQ_GOTO(read_layers(source, out, be, comm, &buffers, found, reporter));
+    FLRQ_GOTO(share_found(comm, found, source->n_linears));
+    if (comm->rank == 0) status = judge(source, out, blocks, found);
 out:
     if (status != FLRQ_OK && status != FLRQ_STOPPED) status = flrq_trace(status, "load-back check");
     flrq_model_close(out);
@@ -197,5 +235,6 @@ out:
     flrq_codes_release(&buffers.codes, be);
     free(buffers.b);
     free(buffers.a);
+    free(found);
     return status;
 }

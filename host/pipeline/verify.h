@@ -10,8 +10,9 @@ flrq_status flrq_verify_attach(const flrq_model *view, flrq_linear *linear);
 
 /** Checks OUT through the folder `check` (OUT/.flrq/check: config.json plus links to everything else): every source
  * tensor is quantized, copied bit for bit, or named as tied or dropped; every quantized layer, dequantized from disk,
- * has the error against the source that its fit recorded in `blocks`. */
+ * has the error against the source that its fit recorded in `blocks` (rank 0). The workers take turns with the blocks
+ * and the copied tensors; rank 0 links and judges. */
 flrq_status flrq_verify(const char *check, const flrq_model *source, const flrq_plan *plan, flrq_backend *be,
-                        json_t *const *blocks, flrq_reporter *reporter);
+                        flrq_comm *comm, json_t *const *blocks, flrq_reporter *reporter);
 
 #endif
