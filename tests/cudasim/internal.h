@@ -2,7 +2,8 @@
  * internal.h - what the simulator's own sources share: errors, configuration, memory, streams, the executor.
  *
  * Order of locks: executor() first, then the mutex of a table; nothing that may wait for the executor is called under a
- * table's mutex. Simulated work runs only under the executor, on the host thread that waits for it.
+ * table's mutex. Simulated work runs only under the executor, on a host thread that waits for work, be it its own or
+ * another's. Work that needs another worker (nccl.cpp) never waits under the executor: it is tried again.
  */
 #ifndef CUDASIM_INTERNAL_H
 #define CUDASIM_INTERNAL_H
@@ -102,8 +103,12 @@ const char *guard_name(const void *address);
 void enqueue(cudaStream_t stream, std::function<void()> work);
 /* The device of a stream; reports a stream that is not alive. */
 int stream_device(cudaStream_t stream, const char *what);
-/* Runs everything queued, on all devices. */
-void drain_all();
+/* The same for work that may have to wait for other workers: called again until it returns true. */
+void enqueue_trials(cudaStream_t stream, std::function<bool()> work);
+/* Runs everything queued on a device; the caller does not hold executor(). */
+void drain_device(int device);
+/* Runs a little of what is queued, where no other thread runs work. */
+void progress();
 /* Forgets queued work: after a device fault. */
 void drop_all_work();
 int current_device();

@@ -364,17 +364,18 @@ cudaError_t cudaMalloc(void **ptr, size_t bytes) {
     return cudaSuccess;
 }
 
-/* Waits for all work first, as the real one does; frees also after a device fault, so that clean-up can be checked. */
+/* Waits for all work of the device first, as the real one does; frees also after a device fault, so that clean-up can
+ * be checked. */
 cudaError_t cudaFree(void *ptr) {
     start_memory();
     if (!ptr) return device_fault();
-    std::lock_guard<std::recursive_mutex> run(executor());
-    drain_all();
-    Window window;
-    std::lock_guard<std::mutex> lock(table_mutex);
     int index;
     Device *d = device_of(ptr, &index);
     if (!d) fail("cudaFree(%p): not device memory", ptr);
+    drain_device(index);
+    std::lock_guard<std::recursive_mutex> run(executor());
+    Window window;
+    std::lock_guard<std::mutex> lock(table_mutex);
     size_t offset = (size_t)(static_cast<unsigned char *>(ptr) - d->arena);
     auto it = d->blocks.find(offset);
     if (it == d->blocks.end()) fail("cudaFree(%p): no live allocation begins there (freed twice?)", ptr);
@@ -399,7 +400,7 @@ cudaError_t cudaHostAlloc(void **ptr, size_t bytes, unsigned int) {
 cudaError_t cudaFreeHost(void *ptr) {
     start_memory();
     if (!ptr) return device_fault();
-    drain_all();
+    drain_device(current_device());
     std::lock_guard<std::mutex> lock(table_mutex);
     if (!pinned.erase(static_cast<unsigned char *>(ptr)))
         fail("cudaFreeHost(%p): no live pinned allocation begins there (freed twice?)", ptr);

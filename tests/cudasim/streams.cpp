@@ -4,12 +4,15 @@
  * Nothing runs before a call that waits or asks. Then one stream after another is taken at random
  * (FLRQ_CUDASIM_SEED) among those whose next item has nothing left to wait for, until what is waited for has happened:
  * an order that a device could have chosen, and often one that it would seldom choose. Dependencies are pairs (stream,
- * number of items done); they are fixed when an item is queued, so that a wait cannot be circular.
+ * number of items done); they are fixed when an item is queued, so that a wait cannot be circular. Work that needs
+ * another worker says so by returning false; when nothing else is left to run, the executor is given up for a moment,
+ * so that the other worker, a thread of this process or another process, can do its part.
  */
 #include "internal.h"
 #include "shared.h"
 
 #include <time.h>
+#include <unistd.h>
 #include <algorithm>
 #include <deque>
 #include <map>
@@ -26,7 +29,7 @@ struct Dependency {
     uint64_t count;
 };
 struct Item {
-    std::function<void()> work; /* empty: only waits */
+    std::function<bool()> work; /* false: not yet, try again; empty: only waits */
     std::vector<Dependency> after;
 };
 
@@ -103,15 +106,16 @@ Dependency append(const StreamRef &s, Item item) {
     return Dependency{s, ++s->queued};
 }
 
-/* Runs one item that may run now; false: there is none. Under executor(). */
-bool step(std::unique_ptr<Window> &window) {
+/* Runs one item that may run now; false: there is none. `held`: streams whose next item has to wait for another worker,
+ * which are left out and added to. Under executor(). */
+bool step(std::unique_ptr<Window> &window, std::vector<StreamRef> &held) {
     StreamRef s;
     Item item;
     {
         std::lock_guard<std::mutex> lock(queue_mutex);
         std::vector<StreamRef> ready;
         for (const StreamRef &c : streams) {
-            if (c->items.empty()) continue;
+            if (c->items.empty() || std::find(held.begin(), held.end(), c) != held.end()) continue;
             auto &after = c->items.front().after;
             if (std::all_of(after.begin(), after.end(), happened)) ready.push_back(c);
         }
@@ -123,36 +127,44 @@ bool step(std::unique_ptr<Window> &window) {
         item = std::move(s->items.front());
         s->items.pop_front();
     }
+    bool done = true;
     if (item.work && device_fault() == cudaSuccess) {
         if (!window) window = std::make_unique<Window>();
         int before = thread_device;
         thread_device = s->device;
-        item.work();
+        done = item.work();
         thread_device = before;
     }
     std::lock_guard<std::mutex> lock(queue_mutex);
-    s->done++;
+    if (done) {
+        s->done++;
+    } else {
+        s->items.push_front(std::move(item));
+        held.push_back(s);
+    }
     return true;
 }
 
-template <class Predicate> void drain(Predicate enough) {
+/* Runs what can run until `enough`; false: the rest waits for other workers. */
+template <class Predicate> bool run_until(Predicate enough) {
     std::lock_guard<std::recursive_mutex> run(executor());
     std::unique_ptr<Window> window;
+    std::vector<StreamRef> held;
     for (;;) {
         {
             std::lock_guard<std::mutex> lock(queue_mutex);
-            if (enough()) return;
+            if (enough()) return true;
         }
-        if (!step(window)) fail("internal error: queued work waits for nothing that can happen");
+        if (step(window, held)) continue;
+        if (held.empty()) fail("internal error: queued work waits for nothing that can happen");
+        return false;
     }
 }
 
-/* A random amount of progress: what a question about the state may find. */
-void progress() {
-    std::lock_guard<std::recursive_mutex> run(executor());
-    std::unique_ptr<Window> window;
-    for (unsigned n = 1 + schedule().below(3); n && step(window); n--) {
-    }
+/* The caller does not hold executor(): what is waited for may be another thread's to run. */
+template <class Predicate> void drain(Predicate enough) {
+    constexpr useconds_t SHORT = 20, LONG = 500; /* between two trials */
+    for (useconds_t pause = SHORT; !run_until(enough); pause = std::min(2 * pause, LONG)) usleep(pause);
 }
 
 double now_ms() {
@@ -245,8 +257,22 @@ int current_device() {
 }
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
+    enqueue_trials(stream, [work = std::move(work)] { return work(), true; });
+}
+
+void enqueue_trials(cudaStream_t stream, std::function<bool()> work) {
     std::lock_guard<std::mutex> lock(queue_mutex);
     append(resolve(stream, "queued work"), Item{std::move(work), {}});
+}
+
+/* A random amount: what a question about the state may find. */
+void progress() {
+    std::unique_lock<std::recursive_mutex> run(executor(), std::try_to_lock);
+    if (!run) return;
+    std::unique_ptr<Window> window;
+    std::vector<StreamRef> held;
+    for (unsigned n = 1 + schedule().below(3); n && step(window, held); n--) {
+    }
 }
 
 int stream_device(cudaStream_t stream, const char *what) {
@@ -254,9 +280,10 @@ int stream_device(cudaStream_t stream, const char *what) {
     return resolve(stream, what)->device;
 }
 
-void drain_all() {
-    drain([] {
-        return std::all_of(streams.begin(), streams.end(), [](const StreamRef &s) { return s->done == s->queued; });
+void drain_device(int device) {
+    drain([device] {
+        return std::all_of(streams.begin(), streams.end(),
+                           [device](const StreamRef &s) { return s->device != device || s->done == s->queued; });
     });
 }
 
@@ -332,11 +359,7 @@ cudaError_t cudaGetDevice(int *device) {
 
 cudaError_t cudaDeviceSynchronize(void) {
     if (enter() != cudaSuccess) return device_fault();
-    int device = thread_device;
-    drain([device] {
-        return std::all_of(streams.begin(), streams.end(),
-                           [device](const StreamRef &s) { return s->device != device || s->done == s->queued; });
-    });
+    drain_device(thread_device);
     return device_fault();
 }
 
@@ -464,7 +487,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     StreamRef s = resolve(stream, "cudaEventRecord");
     auto ms = std::make_shared<double>(0);
     e->ms = ms;
-    e->at = append(s, Item{e->timed ? std::function<void()>([ms] { *ms = now_ms(); }) : nullptr, {}});
+    e->at = append(s, Item{e->timed ? std::function<bool()>([ms] { return *ms = now_ms(), true; }) : nullptr, {}});
     return cudaSuccess;
 }
 

@@ -11,7 +11,7 @@ function(cudasim_program name)
 endfunction()
 
 enable_testing()
-foreach(part device runtime libraries)
+foreach(part device runtime libraries nccl)
   cudasim_program(cudasim_${part} ${CMAKE_CURRENT_LIST_DIR}/test_${part}.cu)
   foreach(seed 1 2 3)
     add_test(NAME cudasim.${part}_seed${seed} COMMAND cudasim_${part})
