@@ -134,7 +134,9 @@ void cli_bench_ops_show(const json_t *result, FILE *out) {
     }
     if (cli_table_print(table, NULL, out)) fputc('\n', out);
     cli_table *facts = cli_facts_new();
+    const char *profile = cli_string(result, "profile");
     machine_facts(facts, result);
+    if (profile) cli_fact(facts, "profile", "%s", profile);
     cli_table_print(facts, NULL, out);
 }
 

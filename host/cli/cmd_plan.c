@@ -1,4 +1,4 @@
-/* cmd_plan.c - shows the result of `flrq plan`: matrices, memory, disk and work of a run that has not happened.
+/* cmd_plan.c - shows the result of `flrq plan`: matrices, memory, time, disk and work of a run that has not happened.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -51,6 +51,56 @@ static void show_memory(const json_t *result, FILE *out) {
     if (cli_table_print(table, NULL, out)) fputc('\n', out);
 }
 
+/* Phases of the time; what runs beside others is in a column of its own. */
+static void show_time(const json_t *time, FILE *out) {
+    static const cli_column columns[] = {{"phase", 'l'}, {"time", 'r'}, {"beside others", 'r'}};
+    cli_table *table = cli_table_new(columns, 3);
+    const char *phase;
+    json_t *value;
+    double total = cli_real(time, "seconds_total");
+    json_object_foreach(json_object_get(time, "phases"), phase, value) {
+        double hidden = cli_real(json_object_get(time, "hidden"), phase), seen = json_number_value(value);
+        if (seen == 0 && !(hidden > 0)) continue;
+        cli_cell(table, "%s", phase);
+        cli_cell(table, "%s", cli_duration(seen).text);
+        cli_cell(table, "%s", hidden > 0 ? cli_duration(hidden).text : "");
+    }
+    if (!isnan(total)) {
+        cli_cell(table, "all");
+        cli_cell(table, "%s", cli_duration(total).text);
+        cli_cell(table, "%s", "");
+    }
+    if (cli_table_print(table, NULL, out)) fputc('\n', out);
+}
+
+static void fact_traffic(cli_table *facts, const char *label, const json_t *time, const char *bytes, const char *rate) {
+    double amount = cli_real(json_object_get(time, "bytes"), bytes);
+    double each = cli_real(json_object_get(time, "rates"), rate);
+    if (amount > 0) cli_fact(facts, label, "%s at %s/s", cli_bytes(amount).text, cli_bytes(each).text);
+}
+
+/* What the time was computed from, or why there is none. */
+static void time_facts(cli_table *facts, const json_t *time) {
+    const char *missing = cli_string(time, "missing"), *profile = cli_string(time, "profile"),
+               *date = cli_string(time, "profile_date");
+    double total = cli_real(time, "seconds_total"), workers = cli_real(time, "workers"),
+           nodes = cli_real(time, "nodes");
+    if (missing) cli_fact(facts, "time", "%s", missing);
+    if (isnan(total) || !profile) return;
+    cli_fact(facts, "time", "%s, %s on %s", cli_duration(total).text, cli_plural(workers, "worker").text,
+             cli_plural(nodes, "node").text);
+    cli_fact(facts, "profile", "%s, %s%s%s", profile,
+             json_is_true(json_object_get(time, "measured")) ? "measured" : "from data sheets, not measured",
+             date ? " " : "", date ? date : "");
+    char *assumed = cli_members(json_object_get(time, "assumptions"));
+    if (*assumed) cli_fact(facts, "assumed", "%s", assumed);
+    free(assumed);
+    fact_traffic(facts, "links", time, "link", "link_bytes_s");
+    fact_traffic(facts, "network", time, "network", "network_bytes_s");
+    fact_traffic(facts, "reading", time, "read", "read_bytes_s");
+    fact_traffic(facts, "writing", time, "written", "write_bytes_s");
+}
+
 /* What the run does about a device with memory of its own. */
 static void show_device(cli_table *facts, const json_t *device) {
     double bytes = cli_real(device, "bytes"), limit = cli_real(device, "limit"), batch = cli_real(device, "batch");
@@ -70,6 +120,8 @@ static void fact_bytes(cli_table *facts, const char *label, const json_t *result
 void cli_plan_show(const json_t *result, FILE *out) {
     show_tensors(result, out);
     show_memory(result, out);
+    const json_t *time = json_object_get(result, "time");
+    show_time(time, out);
     cli_table *facts = cli_facts_new();
     const char *model = cli_string(result, "model"), *path = cli_string(result, "out"),
                *family = cli_string(result, "family");
@@ -87,6 +139,7 @@ void cli_plan_show(const json_t *result, FILE *out) {
     free(scheme);
     if (!isnan(min) && !isnan(max)) cli_fact(facts, "bits/weight", "%.4f at rank 0 to %.4f at the caps", min, max);
     if (!isnan(cap)) cli_fact(facts, "rank", "%s at most", cli_count(cap).text);
+    time_facts(facts, time);
     if (!isnan(flops)) cli_fact(facts, "work", "%s Gflop", cli_count(flops / 1e9).text);
     fact_bytes(facts, "host memory", result, "host_bytes");
     show_device(facts, json_object_get(result, "device"));

@@ -260,6 +260,8 @@ static const entry table[] = {
          "GB/s that one device receives from the others of its node; 0 = what the profile says, else 25 (PCIe)."),
     REAL("network", "run", "0", 0, 1e6, network, PLAN, 0,
          "GB/s that one node receives from the others; 0 = what the profile says, else 25 (200 Gb/s)."),
+    REAL("expected-rank", "run", "0.25", 0, 1, expected_rank, PLAN, 0,
+         "Mean rank that the time is predicted for, as a fraction of the rank bound; only the run finds it out."),
     CHOICE("resume", "run", "auto", "auto|required|never", resume, QUANTIZE, 0,
            "Continue an interrupted run in OUT, insist on one, or refuse an existing OUT."),
     CHOICE("nonfinite", "run", "refuse", "refuse|zero", nonfinite, QUANTIZE, 1,

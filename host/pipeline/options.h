@@ -60,6 +60,7 @@ typedef struct flrq_config {
     char *profile; /* of plan, and of bench ops, which writes it */
     int64_t nodes;
     double link, network; /* GB a second; 0: what the profile says, else an assumption */
+    double expected_rank;
     /* eval */
     char *text, *tokens, *against, *dump_logits;
     int64_t ctx;
