@@ -16,6 +16,7 @@
 #include "io/npy.h"
 #include "pipeline/calibration.h"
 #include "pipeline/output.h"
+#include "pipeline/predict.h"
 
 /* Program, libraries and heap of a process that has opened a model, measured on models of a few kilobytes, where
  * nothing else shows; pieces in which tensors are copied, those of the load-back check, and those in which a reader's
@@ -433,10 +434,14 @@ flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, js
     }
     uint64_t disk_free = 0;
     if (c->out) status = flrq_dir_free_bytes(c->out, &disk_free);
-    if (status == FLRQ_OK)
+    json_t *time = NULL;
+    if (status == FLRQ_OK) status = flrq_predict_json(&time, &plan, c, model);
+    if (status != FLRQ_OK)
+        json_decref(tensors);
+    else
         *result = json_pack(
             "{s:s, s:s?, s:s, s:I, s:I, s:I, s:{s:I, s:I, s:b}, s:{s:I, s:I}, s:I, s:f, s:f, s:o, s:I, s:I, s:I, s:I, "
-            "s:f, s:{s:b, s:b, s:I, s:I, s:I, s:b, s:b}, s:o}",
+            "s:f, s:{s:b, s:b, s:I, s:I, s:I, s:b, s:b}, s:o, s:o}",
             "model", c->model, "out", c->out, "family", model->family_name, "blocks", (json_int_t)model->layers,
             "linears", (json_int_t)model->n_linears, "weights", (json_int_t)plan.weights, "scheme", "bits",
             (json_int_t)c->bits, "group", (json_int_t)c->group, "symmetric", c->symmetric, "calibration", "segments",
@@ -446,7 +451,7 @@ flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, js
             (json_int_t)plan.scratch_bytes, "disk_free_bytes", (json_int_t)disk_free, "flops", plan.flops, "device",
             "separate", plan.separate, "open", target.open, "bytes", (json_int_t)plan.device_bytes, "limit",
             (json_int_t)plan.device_limit, "batch", (json_int_t)plan.batch, "overlap", plan.overlap,
-            "activations_on_host", plan.activations_on_host, "tensors", tensors);
+            "activations_on_host", plan.activations_on_host, "time", time, "tensors", tensors);
     flrq_model_close(model);
     return status;
 }
