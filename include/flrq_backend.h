@@ -145,8 +145,9 @@ struct flrq_backend {
     flrq_status (*sync)(flrq_backend *be);
     /** Precision of the ops issued from now on; FULL after opening. NULL: always FULL; see flrq_set_precision(). */
     void (*set_precision)(flrq_backend *be, flrq_precision precision);
-    /** Calls watch(user) now and then while the host waits for the device; a status other than FLRQ_OK, with its text,
-     *  ends the wait and is its result. NULL watch: wait without. NULL entry: the host never waits long. */
+    /** Calls watch(user) now and then (at least every 0.2 s) while the host waits for the device, from whichever thread
+     *  waits, one at a time; a status other than FLRQ_OK, with its text, ends the wait and is its result. NULL watch:
+     *  wait without. NULL entry: the host never waits long. */
     void (*set_watch)(flrq_backend *be, flrq_status (*watch)(void *user), void *user);
     /** Names the phase that ops issued from now on belong to, for profilers (an NVTX range); NULL ends it. `name` is
      *  copied. NULL entry: nothing listens; see flrq_mark_phase(). */
@@ -199,6 +200,8 @@ struct flrq_backend {
     flrq_status (*mul)(flrq_backend *be, float *d_y, const flrq_operand *a, const float *d_x, int64_t b);
     /** d_z [n, b] = A^T d_q, d_q [m, b]; chunk sums along the tree. */
     flrq_status (*mul_t)(flrq_backend *be, float *d_z, const flrq_operand *a, const float *d_q, int64_t b);
+    /** d_y [m, n] := diag(d_scale [m]) d_y: the column scale of A on A^T q, after the sum over rows. */
+    flrq_status (*scale_rows)(flrq_backend *be, float *d_y, const float *d_scale, int64_t m, int64_t n);
     /** *sum (host) = ||A||_F^2; per-chunk sums in double. */
     flrq_status (*sum_squares)(flrq_backend *be, double *sum, const flrq_operand *a);
     /** *sum (host) = ||A S||_F^2 with d_s [n, k], in double, without storing A S beyond a tile. */

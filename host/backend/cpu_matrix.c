@@ -291,6 +291,26 @@ static flrq_status cpu_mul_t(flrq_backend *be, float *d_z, const flrq_operand *a
     return FLRQ_OK;
 }
 
+typedef struct scale_rows_job {
+    float *y;
+    const float *scale;
+    int64_t rows, cols;
+} scale_rows_job;
+
+static void scale_rows_task(void *arg, int64_t index, int thread) {
+    const scale_rows_job *job = arg;
+    int64_t end = min64((index + 1) * FLRQ_CHUNK_ROWS, job->rows);
+    for (int64_t i = index * FLRQ_CHUNK_ROWS; i < end; i++)
+        for (int64_t j = 0; j < job->cols; j++) job->y[i * job->cols + j] *= job->scale[i];
+}
+
+static flrq_status cpu_scale_rows(flrq_backend *be, float *d_y, const float *d_scale, int64_t m, int64_t n) {
+    FLRQ_TRY(op_check_shape("scale_rows", m, n, sizeof(float)));
+    scale_rows_job job = {d_y, d_scale, m, n};
+    flrq_parallel_for(cpu_of(be)->threads, ceil_div(m, FLRQ_CHUNK_ROWS), scale_rows_task, &job);
+    return FLRQ_OK;
+}
+
 /* ---- norms ------------------------------------------------------------------------------------------------------- */
 
 /* Adds the sums of row tiles: tiles of a chunk in order, chunks along the tree. */
@@ -499,6 +519,7 @@ void cpu_register_matrix(flrq_backend *be) {
     be->materialize = cpu_materialize;
     be->mul = cpu_mul;
     be->mul_t = cpu_mul_t;
+    be->scale_rows = cpu_scale_rows;
     be->sum_squares = cpu_sum_squares;
     be->sum_squares_mul = cpu_sum_squares_mul;
     be->amax_curve = cpu_amax_curve;

@@ -291,6 +291,13 @@ static flrq_status cuda_mul_t(flrq_backend *be, float *d_z, const flrq_operand *
                          a->cols, b);
 }
 
+static flrq_status cuda_scale_rows(flrq_backend *be, float *d_y, const float *d_scale, int64_t m, int64_t n) {
+    FLRQ_TRY(op_check_shape("scale_rows", m, n, sizeof(float)));
+    if (m == 0 || n == 0) return FLRQ_OK;
+    return cuda_launched(be, flrq_launch_scale_rows_f32(d_y, d_y, d_scale, m, n, cuda_of(be)->stream), "scale_rows", m,
+                         n);
+}
+
 /* Y [t, m] row-major is Y^T = A X^T: column-major [m, t] = (A as [n, m], transposed) [n, t]; a panel of rows of A is a
  * band of columns of Y. */
 static flrq_status cuda_linear(flrq_backend *be, float *d_y, const float *d_x, const flrq_operand *a,
@@ -470,6 +477,7 @@ void cuda_register_matrix(flrq_backend *be) {
     be->materialize_bf16 = cuda_materialize_bf16;
     be->mul = cuda_mul;
     be->mul_t = cuda_mul_t;
+    be->scale_rows = cuda_scale_rows;
     be->linear = cuda_linear;
     be->gemm = cuda_gemm;
     be->rank_one = cuda_rank_one;

@@ -90,6 +90,12 @@ static flrq_status ref_mul_t(flrq_backend *be, float *d_z, const flrq_operand *a
     return FLRQ_OK;
 }
 
+static flrq_status ref_scale_rows(flrq_backend *be, float *d_y, const float *d_scale, int64_t m, int64_t n) {
+    FLRQ_TRY(op_check_shape("scale_rows", m, n, sizeof(float)));
+    for (int64_t i = 0; i < m * n; i++) d_y[i] = d_scale[i / n] * d_y[i];
+    return FLRQ_OK;
+}
+
 static flrq_status ref_sum_squares(flrq_backend *be, double *sum, const flrq_operand *a) {
     FLRQ_TRY(op_check_operand("sum_squares", a));
     *sum = 0;
@@ -149,6 +155,7 @@ void ref_register_matrix(flrq_backend *be) {
     be->materialize_bf16 = ref_materialize_bf16;
     be->mul = ref_mul;
     be->mul_t = ref_mul_t;
+    be->scale_rows = ref_scale_rows;
     be->sum_squares = ref_sum_squares;
     be->sum_squares_mul = ref_sum_squares_mul;
     be->amax_curve = ref_amax_curve;

@@ -76,6 +76,15 @@ static void run_mul_t(op_run *r, const op_case *c) {
     OP_CALL(r, mul_t, z, &a, q, b);
 }
 
+static void run_scale_rows(op_run *r, const op_case *c) {
+    int64_t m = c->d[0], n = c->d[1];
+    float *host = op_temp(r, (size_t)(m * n) * sizeof *host), *scale = op_normal(r, "scale", m, 1);
+    op_random(r, host, m * n, 1.0f, 3);
+    float *y = op_inout(r, "y", OP_F32, host, m * n, OP_EXACT, 0);
+    op_cost(r, 8.0 * (double)(m * n), (double)(m * n));
+    OP_CALL(r, scale_rows, y, scale, m, n);
+}
+
 static void run_sum_squares(op_run *r, const op_case *c) {
     const op_matrix *m = c->extra;
     flrq_operand a = op_operand(r, m);
@@ -270,6 +279,9 @@ static const op_case cases[] = {
     {"mul_t", "target 530x1100 b=40 fast", {40}, run_mul_t, OP_FAST, &target},
     {"mul_t", "everything 643x1049 b=17 fast", {17}, run_mul_t, OP_FAST, &everything},
 
+    {"scale_rows", "1x1", {1, 1}, run_scale_rows},
+    {"scale_rows", "513x33", {513, 33}, run_scale_rows},
+    {"scale_rows", "4096x136", {4096, 136}, run_scale_rows, OP_BENCH},
     {"sum_squares", "f32 1x1", {0}, run_sum_squares, OP_TEST, F32(1, 1)},
     {"sum_squares", "f32 643x1049", {0}, run_sum_squares, OP_TEST, &edge_f32},
     {"sum_squares", "f32 2600x70", {0}, run_sum_squares, OP_TEST, &tall},

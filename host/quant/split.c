@@ -67,16 +67,23 @@ flrq_status flrq_split_mul(const flrq_split *split, float *d_y, const flrq_opera
     return split->be->mul(split->be, d_y + split->own.first * b, &part, d_x, b);
 }
 
+/* The column scale comes after the sum, with one worker as with many: nodes of scaled terms would round otherwise. */
 flrq_status flrq_split_mul_t(const flrq_split *split, float *d_z, const flrq_operand *a, const float *d_q, int64_t b) {
     flrq_backend *be = split->be;
-    if (split->comm->size == 1) return be->mul_t(be, d_z, a, d_q, b);
-    for (int i = 0; i < split->n_nodes; i++) {
-        flrq_codes codes;
-        flrq_range rows = flrq_split_node_rows(split, i);
-        flrq_operand part = flrq_operand_rows(a, rows, &codes);
-        FLRQ_TRY(be->mul_t(be, (float *)split->d_nodes + i * a->cols * b, &part, d_q + rows.first * b, b));
+    flrq_operand plain = *a;
+    plain.d_col_scale = NULL;
+    if (split->comm->size == 1)
+        FLRQ_TRY(be->mul_t(be, d_z, &plain, d_q, b));
+    else {
+        for (int i = 0; i < split->n_nodes; i++) {
+            flrq_codes codes;
+            flrq_range rows = flrq_split_node_rows(split, i);
+            flrq_operand part = flrq_operand_rows(&plain, rows, &codes);
+            FLRQ_TRY(be->mul_t(be, (float *)split->d_nodes + i * a->cols * b, &part, d_q + rows.first * b, b));
+        }
+        FLRQ_TRY(flrq_comm_sum_f32(split->comm, be, split->chunks, split->d_nodes, a->cols * b, d_z, split->d_scratch));
     }
-    return flrq_comm_sum_f32(split->comm, be, split->chunks, split->d_nodes, a->cols * b, d_z, split->d_scratch);
+    return a->d_col_scale ? be->scale_rows(be, d_z, a->d_col_scale, a->cols, b) : FLRQ_OK;
 }
 
 flrq_status flrq_split_gram(const flrq_split *split, double *d_gram, const float *d_y, int64_t b) {

@@ -39,7 +39,7 @@ flrq_operand flrq_operand_rows(const flrq_operand *a, flrq_range rows, flrq_code
 
 /** d_y [rows, b]: the own rows of A d_x. */
 flrq_status flrq_split_mul(const flrq_split *split, float *d_y, const flrq_operand *a, const float *d_x, int64_t b);
-/** d_z [n, b] = A^T d_q, d_q [rows, b]: complete on all workers. */
+/** d_z [n, b] = A^T d_q, d_q [rows, b]: complete on all workers. A without a low-rank part. */
 flrq_status flrq_split_mul_t(const flrq_split *split, float *d_z, const flrq_operand *a, const float *d_q, int64_t b);
 /** d_gram [b, b] = Y^T Y of d_y [rows, b]: complete on all workers. */
 flrq_status flrq_split_gram(const flrq_split *split, double *d_gram, const float *d_y, int64_t b);
