@@ -251,9 +251,9 @@ static const entry table[] = {
         "MPI that joins the processes of srun or mpirun. auto: what the launcher's environment names; GPUs need none."),
     REAL("peer-timeout", "run", "600", 1, 1e6, peer_timeout, QUANTIZE, 0,
          "Seconds to wait for another worker before the run stops and names it."),
-    TEXT("profile", "run", "FILE", NULL, profile, PLAN | BENCH_OPS, 0,
+    TEXT("profile", "run", "FILE", NULL, profile, PLAN | BENCH_OPS | SUBMIT, 0,
          "Device profile: bench ops measures what quantize calls on this device and writes it, plan predicts the time "
-         "of a run from it."),
+         "of a run from it, submit compares that with --time."),
     INT("nodes", "run", "1", 1, 4096, nodes, PLAN, 0,
         "Nodes over which --workers are spread evenly, for the time that plan predicts."),
     REAL("link", "run", "0", 0, 1e6, link, PLAN, 0,

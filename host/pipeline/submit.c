@@ -260,6 +260,7 @@ static flrq_status plan_run(json_t **plan, const flrq_submission *s, const flrq_
         snprintf(number, sizeof number, "%lld", (long long)c->batch.nodes);
         status = flrq_params_set(params, "nodes", number);
     }
+    if (status == FLRQ_OK && c->profile) status = flrq_params_set(params, "profile", c->profile);
     if (status == FLRQ_OK) status = flrq_job_plan(params, reporter, plan);
     flrq_params_free(params);
     return status;
@@ -281,9 +282,9 @@ static flrq_status decide_memory(flrq_submission *s, const json_t *plan) {
         return flrq_fail(FLRQ_ERR_USAGE, "--mem takes a size such as 64G, auto or none, not \"%s\"", given);
     if (bytes > 0 && bytes < needed)
         return flrq_fail(FLRQ_ERR_USAGE,
-                         "--mem %s is less than the %.1f GB that %lld workers of %.1f GB need by the "
-                         "plan",
-                         given, needed / 1e9, (long long)s->tasks, worker / 1e9);
+                         "--mem %s is less than the %.1f MB that the workers of a node need by the plan (%lld of %.1f "
+                         "MB)",
+                         given, needed / 1e6, (long long)s->tasks, worker / 1e6);
     s->memory = (int64_t)ceil(bytes / 1048576);
     return FLRQ_OK;
 }
@@ -312,7 +313,8 @@ static flrq_status check_time(double limit, const json_t *plan, flrq_reporter *r
 static flrq_status check_partition(const flrq_submission *s, double limit) {
     const flrq_config *c = s->config;
     flrq_slurm_partition p;
-    const char *name = c->batch.partition ? c->batch.partition : "the default one";
+    char name[128];
+    snprintf(name, sizeof name, c->batch.partition ? "partition %s" : "the default partition", c->batch.partition);
     flrq_status status = flrq_slurm_partition_read(&p, c->batch.partition);
     if (status == FLRQ_ERR_UNSUPPORTED) {
         char text[256];
@@ -322,19 +324,19 @@ static flrq_status check_partition(const flrq_submission *s, double limit) {
     FLRQ_TRY(status);
     int64_t cpus = s->tasks * (c->batch.cpus_per_task > 0 ? c->batch.cpus_per_task : 1);
     if (c->batch.nodes > p.nodes)
-        return flrq_fail(FLRQ_ERR_USAGE, "--nodes %lld: partition %s has %lld", (long long)c->batch.nodes, name,
+        return flrq_fail(FLRQ_ERR_USAGE, "--nodes %lld: %s has %lld", (long long)c->batch.nodes, name,
                          (long long)p.nodes);
     if (c->batch.gpus_per_node > p.gpus)
-        return flrq_fail(FLRQ_ERR_USAGE, "--gpus-per-node %lld: nodes of partition %s have %lld",
+        return flrq_fail(FLRQ_ERR_USAGE, "--gpus-per-node %lld: nodes of %s have %lld",
                          (long long)c->batch.gpus_per_node, name, (long long)p.gpus);
     if (cpus > p.cpus)
-        return flrq_fail(FLRQ_ERR_USAGE, "%lld CPUs on a node wanted: nodes of partition %s have %lld", (long long)cpus,
-                         name, (long long)p.cpus);
+        return flrq_fail(FLRQ_ERR_USAGE, "%lld CPUs on a node wanted: nodes of %s have %lld", (long long)cpus, name,
+                         (long long)p.cpus);
     if ((double)s->memory * 1048576 > p.bytes)
-        return flrq_fail(FLRQ_ERR_USAGE, "%.1f GB on a node wanted: nodes of partition %s have %.1f GB; see --mem",
+        return flrq_fail(FLRQ_ERR_USAGE, "%.1f GB on a node wanted: nodes of %s have %.1f GB; see --mem",
                          (double)s->memory * 1048576 / 1e9, name, p.bytes / 1e9);
     if (isfinite(limit) && limit > p.seconds)
-        return flrq_fail(FLRQ_ERR_USAGE, "--time %s: jobs of partition %s may take %.0f minutes", c->batch.time, name,
+        return flrq_fail(FLRQ_ERR_USAGE, "--time %s: jobs of %s may take %.0f minutes", c->batch.time, name,
                          p.seconds / 60);
     return FLRQ_OK;
 }

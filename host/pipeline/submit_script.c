@@ -156,12 +156,13 @@ char *flrq_submission_script(const flrq_submission *s) {
     put_setup(out, s);
     fputs("\nout=", out);
     put_word(out, s->out);
-    fputs("\nblocks_done() { grep -c '\"kind\":\"shard\"' \"$out/journal.jsonl\" 2>/dev/null || true; }\n"
-          "say() { echo \"[$SLURM_JOB_ID $SLURMD_NODENAME] $*\" >&2; }\n\n"
-          "before=$(blocks_done)\n"
-          "say \"start $((${SLURM_RESTART_COUNT:-0} + 1)) on $SLURM_JOB_NODELIST\"\n"
-          "trap : TERM # the workers get it too; what follows them must still run\n\n",
-          out);
+    fputs(
+        "\nblocks_done() { grep -c '\"kind\":\"shard\",\"block\":[0-9]' \"$out/journal.jsonl\" 2>/dev/null || true; }\n"
+        "say() { echo \"[$SLURM_JOB_ID $SLURMD_NODENAME] $*\" >&2; }\n\n"
+        "before=$(blocks_done)\n"
+        "say \"start $((${SLURM_RESTART_COUNT:-0} + 1)) on $SLURM_JOB_NODELIST\"\n"
+        "trap : TERM # the workers get it too; what follows them must still run\n\n",
+        out);
     put_run(out, s);
     fputs("\n# 75: stopped, and the same command continues.\n"
           "[ $rc -eq 75 ] || exit $rc\n"

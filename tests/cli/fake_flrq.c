@@ -113,12 +113,14 @@ static const flrq_option
              0},
     text = {"text", FLRQ_OPTION_TEXT, "input", "FILE", NULL, 0, 0, NULL, "Text file.", 0, 0},
     check = {"check", FLRQ_OPTION_FLAG, "input", NULL, "false", 0, 1, NULL, "Check twice.", 0, 0},
+    nodes = {"nodes", FLRQ_OPTION_INT, "job", "N", "1", 1, 4, NULL, "Nodes of the job.", 0, 0},
+    print = {"print", FLRQ_OPTION_FLAG, "job", NULL, "false", 0, 1, NULL, "Print the script.", 0, 0},
     csv = {"csv", FLRQ_OPTION_TEXT, "bench", "FILE", NULL, 0, 0, NULL, "Write the rows as CSV too.", 0, 0};
 
-enum { MOST_OPTIONS = 10, COMMANDS = 11 };
-static const char *const names[COMMANDS + 1] = {"quantize",  "plan",           "eval",        "inspect",
-                                                "compare",   "devices",        "tokenize",    "bench-sketch",
-                                                "bench-ops", "bench-quantize", "bench-later", NULL};
+enum { MOST_OPTIONS = 10, COMMANDS = 12 };
+static const char *const names[COMMANDS + 1] = {
+    "quantize",     "plan",      "eval",           "inspect",     "compare", "devices", "tokenize",
+    "bench-sketch", "bench-ops", "bench-quantize", "bench-later", "submit",  NULL};
 static const char *const helps[COMMANDS] = {"Quantize a model.",
                                             "Say what quantize would need.",
                                             "Measure perplexity.",
@@ -129,7 +131,8 @@ static const char *const helps[COMMANDS] = {"Quantize a model.",
                                             "Time the sketches.",
                                             "Time the ops.",
                                             "Time a whole run.",
-                                            "A command that the program has no table for."};
+                                            "A command that the program has no table for.",
+                                            "Submit a run."};
 static const flrq_option *const options[COMMANDS][MOST_OPTIONS] = {
     {&model, &out, &preset, &bits, &sym, &tolerance, &rank, &label},
     {&model, &preset, &bits, &sym, &tolerance, &rank, &label},
@@ -142,11 +145,13 @@ static const flrq_option *const options[COMMANDS][MOST_OPTIONS] = {
     {&csv},
     {&csv},
     {NULL},
+    {&nodes, &print},
 };
 
 struct flrq_params {
     int command;
     char *values[MOST_OPTIONS];
+    struct flrq_params *job;
 };
 
 const char *const *flrq_commands(void) {
@@ -188,6 +193,7 @@ flrq_status flrq_params_new(flrq_params **created, const char *command) {
 }
 
 void flrq_params_free(flrq_params *params) {
+    if (params) flrq_params_free(params->job);
     for (int i = 0; params && i < MOST_OPTIONS; i++) free(params->values[i]);
     free(params);
 }
@@ -213,6 +219,11 @@ flrq_status flrq_params_set(flrq_params *params, const char *name, const char *v
 const char *flrq_params_get(const flrq_params *params, const char *name) {
     int i = slot(params, name);
     return i < 0 ? NULL : params->values[i];
+}
+
+flrq_status flrq_params_set_job(flrq_params *params, flrq_params *job) {
+    params->job = job;
+    return FLRQ_OK;
 }
 
 /* ---- events ---------------------------------------------------------------------------------------------------------
@@ -245,6 +256,7 @@ static void progress(const listener *to, int block, const char *phase, int done,
 
 static void block_done(const listener *to, int block, double elapsed) {
     flrq_event event = {.size = sizeof event,
+                        .device = "cuda:0",
                         .kind = FLRQ_EVENT_BLOCK,
                         .text = "rank 12.3  error 0.03",
                         .phase = "quantize",
@@ -383,6 +395,12 @@ static const char bench_quantize_result[] =
     "80000000000,\"batch\":2048}},\"plan_24gb\":{\"error\":\"25.1 GB wanted, 24 GB there\"},"
     "\"quantize\":{\"peak_rss_bytes\":1400000000,\"bits_per_weight\":4.25,\"average_rank\":12.5}}";
 
+static const char submit_result[] =
+    "{\"out\":\"/data/OUT\",\"nodes\":2,\"workers\":16,\"gpus_per_node\":8,\"signal_seconds\":60,\"partition\":\"gpu\","
+    "\"limit_seconds\":14400,\"memory_mib\":95000,\"host_bytes\":9876543210,\"device\":{\"separate\":true,\"bytes\":"
+    "31234567890},\"time\":{\"seconds_total\":3723},\"job\":1234567,\"path\":\"/data/OUT/slurm/job.sbatch\",\"log\":"
+    "\"/data/OUT/slurm/job-1234567.log\",\"notices\":[]}";
+
 /* A result whose texts try to drive the terminal: escape, newline, C1 control. */
 static const char hostile_result[] = "{\"path\":\"a\\u001b[31mb\",\"kind\":\"x\\ny\",\"tensors\":[{\"name\":"
                                      "\"t\\u009b2J\\u007f\",\"dtype\":\"F\\r32\"}]}";
@@ -399,7 +417,8 @@ static const char *result_of(const char *command) {
         bench_sketch_result,
         bench_ops_result,
         bench_quantize_result,
-        "{\"ops\":[{\"name\":\"rms_norm\",\"seconds\":0.5}]}"};
+        "{\"ops\":[{\"name\":\"rms_norm\",\"seconds\":0.5}]}",
+        submit_result};
     return results[index_of(command)];
 }
 
@@ -407,6 +426,7 @@ flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *us
     const listener to = {on_event, user};
     const char *command = names[params->command];
     const char *scenario = flrq_params_get(params, "model");
+    if (params->job) scenario = flrq_params_get(params->job, "model");
     if (!scenario) scenario = flrq_params_get(params, "a");
     if (!scenario) scenario = flrq_params_get(params, "csv");
     if (!scenario) scenario = "";
@@ -417,12 +437,23 @@ flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *us
         for (int i = 0; i < MOST_OPTIONS && options[params->command][i]; i++)
             snprintf(line + strlen(line), sizeof line - strlen(line), " %s=%s", options[params->command][i]->name,
                      params->values[i] ? params->values[i] : "-");
+        if (params->job)
+            snprintf(line + strlen(line), sizeof line - strlen(line), "; the job: out=%s bits=%s",
+                     flrq_params_get(params->job, "out"), flrq_params_get(params->job, "bits"));
         return fail(FLRQ_ERR_UNSUPPORTED, "echo%s", line);
     }
     if (strcmp(scenario, "missing") == 0) return fail(FLRQ_ERR_IO, "missing/config.json: No such file or directory");
     if (strcmp(scenario, "hostile-error") == 0) return fail(FLRQ_ERR_FORMAT, "file \033[31mx\n: tensor \xff\r bad");
     if (strcmp(scenario, "stopped") == 0) return fail(FLRQ_STOPPED, "stopped after block 2 of 32");
     if (strcmp(scenario, "no-result") == 0) return FLRQ_OK;
+    /* A worker that is not the first: no event, and nothing or an empty object. */
+    if (strcmp(scenario, "follower-stopped") == 0) return fail(FLRQ_STOPPED, "%s", "");
+    if (strcmp(scenario, "follower") == 0) {
+        *result = strdup("{}");
+        return FLRQ_OK;
+    }
+    if (params->job && strcmp(flrq_params_get(params, "print"), "true") == 0)
+        answer = "{\"script\":\"#!/bin/bash\\nrun\\n\"}";
     if (strcmp(scenario, "sparse") == 0) answer = "{}";
     if (strcmp(scenario, "odd-types") == 0)
         answer =

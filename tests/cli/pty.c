@@ -2,9 +2,9 @@
  *
  *   pty [-w COLUMNS] [-k SIGNAL TEXT]... COMMAND [ARGUMENT]...
  *
- * Copies everything the terminal gets to stdout, unchanged but for the line ends. Each -k sends a signal (INT or TERM)
- * as soon as TEXT has appeared after the place where the one before was found. Exits with the command's exit code, or
- * with 128 + the signal that ended it; 99 when the test itself went wrong.
+ * Copies everything the terminal gets to stdout, unchanged but for the line ends. Each -k sends a signal (INT, TERM,
+ * USR1 or USR2) as soon as TEXT has appeared after the place where the one before was found. Exits with the command's
+ * exit code, or with 128 + the signal that ended it; 99 when the test itself went wrong.
  */
 #include <errno.h>
 #include <pty.h>
@@ -27,6 +27,13 @@ static int fault(const char *what) {
     return FAULT;
 }
 
+static int signal_named(const char *name) {
+    return strcmp(name, "INT") == 0    ? SIGINT
+           : strcmp(name, "USR1") == 0 ? SIGUSR1
+           : strcmp(name, "USR2") == 0 ? SIGUSR2
+                                       : SIGTERM;
+}
+
 int main(int argc, char **argv) {
     static char transcript[TRANSCRIPT + 1];
     trigger triggers[TRIGGERS];
@@ -38,7 +45,7 @@ int main(int argc, char **argv) {
         if (strcmp(argv[i], "-w") == 0 && i + 1 < argc) {
             size.ws_col = (unsigned short)atoi(argv[++i]);
         } else if (strcmp(argv[i], "-k") == 0 && i + 2 < argc && wanted < TRIGGERS) {
-            triggers[wanted].signal = strcmp(argv[++i], "INT") == 0 ? SIGINT : SIGTERM;
+            triggers[wanted].signal = signal_named(argv[++i]);
             triggers[wanted++].text = argv[++i];
         } else {
             break;

@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 failed=0 ran=0
-unset NO_COLOR COLUMNS
+unset NO_COLOR COLUMNS SLURM_JOB_ID SLURM_STEP_NUM_TASKS SLURM_PROCID SLURMD_NODENAME OMPI_COMM_WORLD_RANK PMIX_RANK PMI_RANK
 TERM=xterm
 export TERM
 
@@ -33,7 +33,7 @@ golden() {
         printf '\n--- stdout\n'
         cat "$work/out"
         printf -- '--- stderr\n'
-        sed 's/^[0-9][0-9]:[0-9][0-9]:[0-9][0-9]  /HH:MM:SS  /' "$work/err"
+        sed 's/^\(\[[^]]*\] \)\{0,1\}[0-9][0-9]:[0-9][0-9]:[0-9][0-9]  /\1HH:MM:SS  /' "$work/err"
         printf -- '--- exit %s\n' "$code"
     } >"$work/got"
     if [ "$update" = --update ]; then
@@ -110,6 +110,16 @@ golden own-flag-garbage inspect MODEL --quiet=maybe
 golden color-garbage inspect MODEL --color blue
 golden out-of-bounds quantize MODEL -o x --bits 9
 golden usage-json quantize MODEL --json --bits 9
+golden submit-help submit --help
+golden submit-help-carried submit -- quantize --help
+golden submit-echo submit --nodes 2 -- quantize echo -o x --bits 3
+golden submit-own-options submit -- quantize echo -o x --json
+golden submit-nothing submit --nodes 2
+golden submit-empty submit --
+golden submit-other submit -- plan MODEL
+golden submit-misplaced submit --bits 3 -- quantize MODEL -o x
+golden submit-misplaced-job submit -- quantize MODEL -o x --nodes 2
+golden submit-missing submit -- quantize -o x
 
 # ---- results ---------------------------------------------------------------------------------------------------------
 golden quantize quantize MODEL -o OUT
@@ -123,6 +133,12 @@ golden tokenize tokenize MODEL -o ids.npy
 golden bench bench sketch
 golden bench-ops bench ops
 golden bench-quantize bench quantize
+golden submit submit -- quantize MODEL -o OUT
+golden submit-print submit --print -- quantize MODEL -o OUT
+golden submit-quiet submit --quiet -- quantize MODEL -o OUT
+golden submit-json submit --json -- quantize MODEL -o OUT
+golden submit-sparse submit -- quantize sparse -o OUT
+golden submit-odd-types submit -- quantize odd-types -o OUT
 golden unknown-to-program bench later
 golden unknown-to-program-quiet bench later --quiet
 for command in "quantize MODEL -o OUT" "plan MODEL" "eval MODEL" "inspect MODEL" "compare A B" devices \
@@ -166,6 +182,39 @@ golden stopped quantize stopped -o OUT
 golden stopped-json quantize stopped -o OUT --json
 golden stopped-eval eval stopped
 golden no-result inspect no-result
+
+# ---- in a job of Slurm -------------------------------------------------------------------------------------------------
+SLURM_JOB_ID=1234 SLURMD_NODENAME=n0
+export SLURM_JOB_ID SLURMD_NODENAME
+golden job quantize MODEL -o OUT --quiet
+golden job-log quantize gate -o OUT
+golden job-json quantize stopped -o OUT --json
+golden job-log-json quantize gate -o OUT --json
+golden job-stopped quantize stopped -o OUT
+golden job-usage quantize MODEL -o OUT --bits 9
+SLURMD_NODENAME=$(printf 'n\0331') golden job-hostile quantize stopped -o OUT
+# A terminal needs no telling.
+"$pty" "$fake" quantize missing -o OUT >"$work/tty"
+expect job-tty test "$(grep -c 1234 "$work/tty")" -eq 0
+# The first task speaks for all.
+SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=0
+export SLURM_STEP_NUM_TASKS SLURM_PROCID
+golden first-stopped quantize stopped -o OUT
+golden first-no-result quantize no-result -o OUT
+SLURM_PROCID=3
+golden follower quantize follower -o OUT
+golden follower-null quantize no-result -o OUT
+golden follower-json quantize follower -o OUT --json
+golden follower-stopped quantize follower-stopped -o OUT
+golden follower-stopped-json quantize follower-stopped -o OUT --json
+golden follower-error quantize missing -o OUT
+unset SLURM_JOB_ID SLURMD_NODENAME SLURM_STEP_NUM_TASKS SLURM_PROCID
+for rank in OMPI_COMM_WORLD_RANK PMIX_RANK PMI_RANK; do
+    env "$rank=0" "$fake" quantize no-result -o OUT >"$work/out" 2>"$work/err"
+    expect "first by $rank" test $? -eq 1
+    env "$rank=1" "$fake" quantize no-result -o OUT >"$work/out" 2>"$work/err"
+    expect "follower by $rank" test $? -eq 0 -a ! -s "$work/err"
+done
 
 # ---- streams ---------------------------------------------------------------------------------------------------------
 exit_code() {
@@ -236,6 +285,33 @@ expect stop-json-error grep -q '{"event":"error","status":"stopped",' "$work/tty
 expect abort-INT test $? -eq 130
 "$pty" -k INT forward -k TERM 'again to abort' "$fake" quantize deaf -o OUT >"$work/tty"
 expect abort-TERM test $? -eq 143
+# What batch systems send before a time limit.
+for signal in USR1 USR2; do
+    "$pty" -k $signal forward "$fake" quantize endless -o OUT >"$work/tty"
+    expect "stop-$signal" test $? -eq 75
+done
+"$pty" -k USR1 forward -k TERM 'again to abort' "$fake" quantize deaf -o OUT >"$work/tty"
+expect abort-USR1-TERM test $? -eq 143
+# A launcher's tasks get one request several times, at once; later it is another one.
+(
+    SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=0
+    export SLURM_STEP_NUM_TASKS SLURM_PROCID
+    "$pty" -k TERM forward -k TERM 'again to abort' "$fake" quantize endless -o OUT >"$work/tty"
+)
+expect twice-TERM test $? -eq 75
+SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=0 "$fake" quantize deaf -o OUT >"$work/out" 2>"$work/err" &
+job=$!
+tries=0
+until grep -q 'block 3/32' "$work/err" || [ $((tries += 1)) -gt 200 ]; do sleep 0.05; done
+kill -TERM $job
+sleep 0.5
+kill -TERM $job
+sleep 0.2
+expect second-soon kill -0 $job
+sleep 3
+kill -TERM $job
+wait $job
+expect second-late test $? -eq 143
 # A command that ends at once is not in need of a polite stop: the first signal ends it.
 "$pty" -k INT forward "$fake" inspect endless >"$work/tty"
 expect plain-INT test $? -eq 130
