@@ -17,6 +17,7 @@ if [ -n "$packages" ]; then
     # without a compiler and pkg-config the tests below mean nothing: take everything
     packages="$packages libopenblas-dev liblapacke-dev libjansson-dev libpcre2-dev libsentencepiece-dev"
     packages="$packages libxxhash-dev libutf8proc-dev libcmocka-dev"
+    packages="$packages openmpi-bin libopenmpi-dev mpich libmpich-dev"
 else
     need libopenblas-dev pkg-config --exists openblas
     need liblapacke-dev pkg-config --exists lapacke
@@ -26,6 +27,11 @@ else
     need libxxhash-dev pkg-config --exists libxxhash
     need libutf8proc-dev pkg-config --exists libutf8proc
     need libcmocka-dev pkg-config --exists cmocka
+    # the plugins of two MPIs, and what starts their workers
+    need libopenmpi-dev command -v mpicc.openmpi
+    need openmpi-bin command -v mpirun.openmpi
+    need libmpich-dev command -v mpicc.mpich
+    need mpich command -v mpirun.mpich
 fi
 [ -n "$packages" ] || exit 0
 

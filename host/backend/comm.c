@@ -91,7 +91,7 @@ void flrq_comm_fail(flrq_comm *comm, flrq_status status, const char *text) {
 
 flrq_status flrq_comm_barrier(flrq_comm *comm) {
     if (comm->size == 1) return FLRQ_OK;
-    void *all;
+    void *all = NULL;
     FLRQ_TRY(gather_new(comm, "", 1, &all));
     free(all);
     return FLRQ_OK;
@@ -99,7 +99,7 @@ flrq_status flrq_comm_barrier(flrq_comm *comm) {
 
 flrq_status flrq_comm_max(flrq_comm *comm, float *values, int64_t count) {
     if (comm->size == 1) return FLRQ_OK;
-    void *memory;
+    void *memory = NULL;
     FLRQ_TRY(gather_new(comm, values, (size_t)count * sizeof *values, &memory));
     const float *all = memory;
     for (int64_t i = 0; i < count; i++) {
@@ -116,7 +116,7 @@ flrq_status flrq_comm_max(flrq_comm *comm, float *values, int64_t count) {
 
 flrq_status flrq_comm_sum(flrq_comm *comm, int64_t *values, int64_t count) {
     if (comm->size == 1) return FLRQ_OK;
-    void *memory;
+    void *memory = NULL;
     FLRQ_TRY(gather_new(comm, values, (size_t)count * sizeof *values, &memory));
     const int64_t *all = memory;
     for (int64_t i = 0; i < count; i++) {

@@ -30,38 +30,37 @@ static flrq_status open_cpu(flrq_backend *be, int threads, int reference) {
 /* ---- plugins ----------------------------------------------------------------------------------------------------- */
 
 /* dlopen() of a file in the folder `dir`, which need not end with '/'; NULL when it is not there or does not load. */
-static void *load_from(const char *dir, const char *file, char *why, size_t why_size) {
+static void *load_from(const char *dir, const char *file, int scope, char *why, size_t why_size) {
     char path[PATH_MAX];
     int length = snprintf(path, sizeof path, "%s/%s", dir, file);
     if (length < 0 || (size_t)length >= sizeof path || access(path, F_OK) != 0) return NULL;
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    void *library = dlopen(path, RTLD_NOW | scope);
     if (!library) snprintf(why, why_size, "%s", dlerror());
     return library;
 }
 
-/* Looks for a plugin in FLRQ_PLUGINS, beside this library (or the program that holds it), and in ../lib of that. What
- * is there but does not load says why. A plugin stays loaded: CUDA does not survive being unloaded. */
-static void *load_plugin(const char *file, char *why, size_t why_size) {
+void *flrq_plugin_load(const char *file, int global, char *why, size_t why_size) {
+    int scope = global ? RTLD_GLOBAL : RTLD_LOCAL;
     why[0] = 0;
     const char *dir = getenv("FLRQ_PLUGINS");
-    if (dir && dir[0]) return load_from(dir, file, why, why_size);
+    if (dir && dir[0]) return load_from(dir, file, scope, why, why_size);
     Dl_info self;
     char here[PATH_MAX];
-    const void *address = (const void *)&load_plugin;
+    const void *address = (const void *)&flrq_plugin_load;
     if (!dladdr(address, &self) || !self.dli_fname || !realpath(self.dli_fname, here)) return NULL;
     *strrchr(here, '/') = 0; /* realpath() is absolute */
-    void *library = load_from(here, file, why, why_size);
+    void *library = load_from(here, file, scope, why, why_size);
     if (library || why[0]) return library;
     char beside[PATH_MAX + 8];
     snprintf(beside, sizeof beside, "%s/../lib", here);
-    return load_from(beside, file, why, why_size);
+    return load_from(beside, file, scope, why, why_size);
 }
 
 /* A function of the plugin of a kind of device. */
 static flrq_status find_in_plugin(void **out, const char *kind, const char *symbol) {
     char file[64], why[1024];
     snprintf(file, sizeof file, "libflrq_%s.so", kind);
-    void *library = load_plugin(file, why, sizeof why);
+    void *library = flrq_plugin_load(file, 0, why, sizeof why);
     if (!library && why[0])
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device %s: the plugin does not load: %s", kind, why);
     if (!library)
