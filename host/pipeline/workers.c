@@ -134,11 +134,13 @@ static void tell(const worker *w, flrq_status status) {
 static void run_worker(worker *w) {
     flrq_backend *be = NULL;
     w->status = flrq_backend_open(&be, w->device, w->threads);
+    if (w->status == FLRQ_OK) w->reporter->device = strchr(w->device, ':') ? w->device : be->name;
     if (w->status == FLRQ_OK) w->status = join_devices(w, be);
     if (w->status == FLRQ_OK)
         w->status = flrq_quantize_worker(w->params, w->reporter, be, w->comm, &w->result);
     else
         tell(w, w->status);
+    w->reporter->device = NULL;
     flrq_comm_close(w->comm);
     flrq_backend_close(be);
     w->comm = NULL;
