@@ -242,25 +242,31 @@ static flrq_status hide(const flrq_state *s) {
     return status;
 }
 
-/* Removes a folder that holds files and symbolic links only. */
-static flrq_status remove_folder(const char *path) {
+/* Removes a folder of files, links and folders; `keep` (may be NULL) and with it the folder itself stay. */
+static flrq_status remove_folder(const char *path, const char *keep) {
     DIR *d = opendir(path);
     if (!d) return errno == ENOENT ? FLRQ_OK : flrq_fail_errno(FLRQ_ERR_IO, "%s", path);
     flrq_status status = FLRQ_OK;
+    int kept = 0;
     for (struct dirent *e; status == FLRQ_OK && (e = readdir(d));) {
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        if (keep && strcmp(e->d_name, keep) == 0) {
+            kept = 1;
+            continue;
+        }
         char *entry = flrq_path_join(path, e->d_name);
         struct stat info;
         if (!entry)
             status = flrq_fail_memory(0, "a path");
         else if (lstat(entry, &info) == 0 && S_ISDIR(info.st_mode))
-            status = remove_folder(entry);
+            status = remove_folder(entry, NULL);
         else if (unlink(entry) != 0)
             status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", entry);
         free(entry);
     }
     closedir(d);
-    if (status == FLRQ_OK && rmdir(path) != 0) status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", path);
+    if (status == FLRQ_OK && !kept && rmdir(path) != 0)
+        status = flrq_fail_errno(FLRQ_ERR_IO, "%s: cannot be removed", path);
     return status;
 }
 
@@ -309,7 +315,7 @@ flrq_status flrq_state_open(flrq_state *s, const flrq_config *c, const flrq_mode
             verify_unfinished(s, reporter);
     }
     if (s->complete)
-        FLRQ_GOTO(remove_folder(folder)); /* in case it was killed while doing so */
+        FLRQ_GOTO(remove_folder(folder, FLRQ_WORKERS_FOLDER)); /* in case it was killed while doing so */
     else {
         FLRQ_GOTO(hide(s));
         FLRQ_GOTO(flrq_dir_make(folder));
@@ -487,7 +493,7 @@ flrq_status flrq_state_finish(flrq_state *s) {
     }
     FLRQ_GOTO(flrq_journal_append(s->journal, record));
     s->complete = 1;
-    status = remove_folder(folder);
+    status = remove_folder(folder, FLRQ_WORKERS_FOLDER);
 out:
     free(adapter);
     free(folder);

@@ -11,6 +11,9 @@
 #include "pipeline/calibration.h"
 #include "pipeline/job.h"
 
+/* Where the processes of a run meet, in OUT/.flrq; not the state's, which leaves it alone. */
+#define FLRQ_WORKERS_FOLDER "workers"
+
 typedef struct flrq_state {
     char *dir;
     flrq_lock *lock;

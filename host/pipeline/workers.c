@@ -15,7 +15,7 @@
 
 #include "io/rollcall.h"
 #include "core/parallel.h"
-#include "pipeline/job.h"
+#include "pipeline/state.h"
 
 /* What a launcher has started; size 1: nothing. */
 typedef struct launch {
@@ -275,7 +275,7 @@ static flrq_status run_process(const flrq_params *params, flrq_reporter *reporte
                             "see --mpi",
                             w.comm->rank, w.comm->size, l->rank, l->size, mpi));
     folder = flrq_path_join(c->out, ".flrq");
-    dir = folder ? flrq_path_join(folder, "workers") : NULL;
+    dir = folder ? flrq_path_join(folder, FLRQ_WORKERS_FOLDER) : NULL;
     if (!dir) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
     FLRQ_GOTO(flrq_rollcall_join(&w.rollcall, dir, l->nonce, l->rank, l->size, w.device, c->peer_timeout));
     if (w.comm) watch(w.comm, w.rollcall);
