@@ -277,6 +277,8 @@ static flrq_status run_process(const flrq_params *params, flrq_reporter *reporte
     folder = flrq_path_join(c->out, ".flrq");
     dir = folder ? flrq_path_join(folder, FLRQ_WORKERS_FOLDER) : NULL;
     if (!dir) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
+    FLRQ_GOTO(flrq_dir_make(c->out));
+    FLRQ_GOTO(flrq_dir_make(folder));
     FLRQ_GOTO(flrq_rollcall_join(&w.rollcall, dir, l->nonce, l->rank, l->size, w.device, c->peer_timeout));
     if (w.comm) watch(w.comm, w.rollcall);
     run_worker(&w);
