@@ -2,11 +2,15 @@
  *
  * The calls are those of the op tables (host/cases) at sizes chosen here: a matrix of one chunk's half and a large one,
  * each with few and with many columns (or ranks), and two sizes of everything else, in the precision that quantize uses
- * on the device. Each is timed as every bench case is, and the parts of a class are fitted to the medians. Large is
- * beyond the caches of a GPU; on a CPU, whose panels stay in L2 whatever the size, less will do. Values are random and
- * change no time, but for the clip search, whose weights are Gaussian as those of models nearly are.
+ * on the device. Each is timed as every bench case is. The parts of a class are fitted to the tenth percentiles, what
+ * an undisturbed call takes, since a run has its node for itself; where medians lie well above them the profile notes
+ * that the machine was not quiet. Small calls decide the part per call and little else: they may run from caches that
+ * large ones overflow. Large is beyond the caches of a GPU; on a CPU, whose panels stay in L2 whatever the size, less
+ * will do. Values are random and change no time, but for the clip search, whose weights are Gaussian as those of models
+ * nearly are.
  */
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +23,7 @@
 static const op_table *const tables[] = {&ops_matrix, &ops_small, &ops_quant, &ops_forward};
 enum { TABLES = sizeof tables / sizeof *tables };
 enum { SMALL = 256, LARGE = 2048, LARGE_SEPARATE = 8192, GROUP = 128, POINTS = 4 };
+static const double small_weight = 0.05;
 enum { FILE_BYTES = 256 << 20, PIECE_BYTES = 1 << 20 };
 
 typedef struct bench {
@@ -30,6 +35,7 @@ typedef struct bench {
     flrq_profile *profile;
     json_t *rows;
     int done;
+    double noise; /* sum of the logarithms of median / p10 */
 } bench;
 
 /* The run function of an op: that of any of its cases. */
@@ -53,7 +59,8 @@ static flrq_status fit_class(bench *b, flrq_cost id, const op_case *cases, flrq_
             return FLRQ_OK;
         }
         if (t.status != FLRQ_OK) return flrq_fail(t.status, "%s %s: %s", cases[p].op, cases[p].shape, t.text);
-        sizes[p].seconds = t.median;
+        sizes[p].seconds = t.p10;
+        b->noise += log(t.median / t.p10);
     }
     *out = flrq_cost_fit(sizes, count);
     return FLRQ_OK;
@@ -151,7 +158,8 @@ static flrq_status measure_matrix(bench *b, const matrix_class *k) {
             k->op ? k->op : "clip_quantize",  shapes[p],          {columns},
             k->op ? run_of(k->op) : run_clip, OP_BENCH | k->fast, k->op ? (const void *)&forms[p].m : &forms[p]};
         double elements = (double)(side * side);
-        sizes[p] = (flrq_cost_point){elements, 2 * elements * (double)(columns + forms[p].m.rank), 0};
+        sizes[p] = (flrq_cost_point){elements, 2 * elements * (double)(columns + forms[p].m.rank), 0,
+                                     p < POINTS / 2 ? small_weight : 1};
     }
     return fit_class(b, k->id, cases, sizes, POINTS);
 }
@@ -214,7 +222,7 @@ static flrq_status measure_plain(bench *b, const plain_class *k) {
         cases[p] = (op_case){k->op, shapes[p], {0}, run_of(k->op), OP_BENCH | k->fast};
         memcpy(cases[p].d, d, sizeof k->point[p].d);
         if (strcmp(k->op, "attention") == 0) cases[p].d[5] = 1; /* spread of the scores */
-        sizes[p] = (flrq_cost_point){k->point[p].elements, k->point[p].flops, 0};
+        sizes[p] = (flrq_cost_point){k->point[p].elements, k->point[p].flops, 0, p ? 1 : small_weight};
     }
     return fit_class(b, k->id, cases, sizes, 2);
 }
@@ -226,7 +234,7 @@ static flrq_status measure_nonfinite(bench *b) {
         {"count_nonfinite", "bf16 small", {0}, run_of("count_nonfinite"), OP_BENCH, &small},
         {"count_nonfinite", "bf16 large", {0}, run_of("count_nonfinite"), OP_BENCH, &large},
     };
-    flrq_cost_point sizes[2] = {{(double)SMALL * SMALL, 0, 0}, {(double)(b->large * b->large), 0, 0}};
+    flrq_cost_point sizes[2] = {{(double)SMALL * SMALL, 0, 0, small_weight}, {(double)(b->large * b->large), 0, 0, 1}};
     return fit_class(b, FLRQ_COST_NONFINITE, cases, sizes, 2);
 }
 
@@ -293,5 +301,10 @@ flrq_status flrq_profile_measure(flrq_profile *out, flrq_backend *be, const flrq
     for (int i = 0; i < MATRIX_CLASSES; i++) FLRQ_TRY(measure_matrix(&b, &matrix_classes[i]));
     for (int i = 0; i < PLAIN_CLASSES; i++) FLRQ_TRY(measure_plain(&b, &plain_classes[i]));
     FLRQ_TRY(measure_nonfinite(&b));
+    double noise = exp(b.noise / (double)json_array_size(rows));
+    if (noise > 1.1)
+        snprintf(out->note, sizeof out->note,
+                 "measured while the machine was not quiet: medians were %.2f times the tenth percentiles, which count",
+                 noise);
     return config->scratch ? measure_files(out, config->scratch) : FLRQ_OK;
 }

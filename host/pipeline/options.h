@@ -59,7 +59,7 @@ typedef struct flrq_config {
     /* plan: times of a run */
     char *profile; /* of plan, and of bench ops, which writes it */
     int64_t nodes;
-    double link, network; /* GB a second; 0: what the profile says, else an assumption */
+    double link, network, read, write; /* GB a second; 0: what the profile says, else an assumption */
     double expected_rank;
     /* eval */
     char *text, *tokens, *against, *dump_logits;

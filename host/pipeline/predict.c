@@ -44,6 +44,9 @@ flrq_status flrq_cluster_from(flrq_cluster *out, const flrq_config *c, const flr
         return flrq_fail(FLRQ_ERR_USAGE, "--workers %d on --nodes %d: every node must have the same number of workers",
                          out->workers, out->nodes);
     out->rank = c->expected_rank;
+    /* Without --threads the workers of a node share its threads, of which the profile had all. */
+    double shared = fmax(1, floor((double)p->threads * out->nodes / out->workers));
+    out->threads = c->threads ? (int)c->threads : (int)shared;
     out->start = p->separate ? assumed_start_device : assumed_start;
     /* Workers of one CPU exchange by copying, which reads and writes each byte once. */
     flrq_link_cost copy = {p->copy / 2, assumed_link_call}, none = {0, 0};
@@ -51,10 +54,10 @@ flrq_status flrq_cluster_from(flrq_cluster *out, const flrq_config *c, const flr
     out->node_link = link_from(c->link, known, assumed_link, assumed_link_call, FLRQ_ASSUMED_LINK, &out->assumed);
     out->network =
         link_from(c->network, &p->network, assumed_network, assumed_network_call, FLRQ_ASSUMED_NETWORK, &out->assumed);
-    out->read = p->read, out->write = p->write;
-    if (p->read > 0) return FLRQ_OK;
-    out->read = assumed_read, out->write = assumed_write;
-    out->assumed |= FLRQ_ASSUMED_FILES;
+    out->read = c->read > 0 ? c->read * 1e9 : p->read;
+    out->write = c->write > 0 ? c->write * 1e9 : p->write;
+    if (!(out->read > 0)) out->read = assumed_read, out->assumed |= FLRQ_ASSUMED_READ;
+    if (!(out->write > 0)) out->write = assumed_write, out->assumed |= FLRQ_ASSUMED_WRITE;
     return FLRQ_OK;
 }
 
@@ -455,6 +458,7 @@ static void quantize_block(count *k, int64_t block, block_seconds *s) {
         matrix a = matrix_of(k, l);
         double size = a.m * a.n, groups = (double)flrq_scheme_groups(scheme, l->cols);
         if (!k->plan->calibrated) op(k, FLRQ_COST_NONFINITE, a.r * a.n, 0);
+        exchange_values(k, 1); /* whether to go on */
         fit(k, &a);
         s->last_codes = k->plan->calibrated && block + 1 < m->layers
                             ? gather_seconds(k, size + sizeof(float) * a.m * (groups + a.rank))
@@ -529,11 +533,11 @@ static void open_run(count *k) {
     count_files(k, read, copied);
 }
 
-/* Rank 0 reads source and result and compares them (verify.c). */
+/* The workers take turns with the blocks, whose source and result they read and compare (verify.c). */
 static void verify(count *k) {
     const flrq_model *m = k->model;
     const flrq_scheme *scheme = &k->plan->fit.scheme;
-    double bytes = 0;
+    double bytes = 0, turns = ceil((double)m->layers / k->cluster->workers) / (double)m->layers;
     start_ops(k);
     for (int64_t i = 0; i < m->n_linears; i++) {
         const flrq_linear *l = &m->linears[i];
@@ -543,13 +547,11 @@ static void verify(count *k) {
         ops(k, FLRQ_COST_NORM, 2, 2 * size, 2 * size * a.rank);
         bytes += (double)l->weight->bytes + flrq_scheme_bits(scheme, l->rows, l->cols, (int64_t)a.rank) / 8 * size;
     }
+    double busy = turns * k->busy, up = k->profile->separate ? turns * bytes / k->profile->upload : 0;
     for (int64_t i = 0; i < m->n_others; i++)
         if (m->others[i].fate == FLRQ_FATE_COPY) bytes += 2 * (double)m->others[i].tensor->bytes;
-    double up = k->profile->separate ? bytes / k->profile->upload : 0, files = fmax(bytes / k->cluster->read, up);
-    if (k->plan->overlap)
-        k->out->seconds[FLRQ_TIME_VERIFY] = fmax(files, k->busy);
-    else
-        k->out->seconds[FLRQ_TIME_VERIFY] = files + k->busy;
+    double files = fmax(bytes / k->cluster->read, up);
+    k->out->seconds[FLRQ_TIME_VERIFY] = k->plan->overlap ? fmax(files, busy) : files + busy;
     count_files(k, bytes, 0);
 }
 
@@ -574,8 +576,7 @@ flrq_status flrq_predict(flrq_prediction *out, const flrq_plan *plan, const flrq
     memset(out, 0, sizeof *out);
     FLRQ_TRY(check(plan, config, profile));
     count k = {plan, config, model, profile, cluster, out, 1, 0, 0};
-    if (!profile->separate && config->threads && profile->threads)
-        k.slower = (double)profile->threads / (double)config->threads;
+    if (!profile->separate) k.slower = (double)profile->threads / cluster->threads;
     open_run(&k);
     for (int64_t block = 0; block < model->layers; block++) run_block(&k, block);
     verify(&k);
@@ -596,8 +597,8 @@ static void add(json_t *to, int when, const char *key, double value) {
     if (when) json_object_set_new(to, key, json_real(value));
 }
 
-static json_t *assumptions_json(const flrq_prediction *p, const flrq_plan *plan, const flrq_config *c,
-                                const flrq_profile *profile, const flrq_cluster *cluster) {
+static json_t *assumptions_json(const flrq_prediction *p, const flrq_plan *plan, const flrq_profile *profile,
+                                const flrq_cluster *cluster) {
     json_t *a = json_object();
     int low_rank = plan->fit.method != FLRQ_METHOD_RTN && plan->fit.rank.rule != FLRQ_RANK_FIXED;
     int several = cluster->workers > 1;
@@ -605,13 +606,13 @@ static json_t *assumptions_json(const flrq_prediction *p, const flrq_plan *plan,
     add(a, p->tries > 0, "ranks_tried", p->tries);
     add(a, plan->fit.method == FLRQ_METHOD_FLRQ, "epochs", plan->fit.epochs);
     add(a, 1, "start_seconds", cluster->start);
-    add(a, !!(cluster->assumed & FLRQ_ASSUMED_FILES), "read_bytes_s", cluster->read);
-    add(a, !!(cluster->assumed & FLRQ_ASSUMED_FILES), "write_bytes_s", cluster->write);
+    add(a, !!(cluster->assumed & FLRQ_ASSUMED_READ), "read_bytes_s", cluster->read);
+    add(a, !!(cluster->assumed & FLRQ_ASSUMED_WRITE), "write_bytes_s", cluster->write);
     add(a, several && cluster->assumed & FLRQ_ASSUMED_LINK, "link_bytes_s", cluster->node_link.bytes);
     add(a, several && cluster->nodes == 1, "exchange_seconds", cluster->node_link.call);
     add(a, cluster->nodes > 1, "exchange_seconds", cluster->network.call);
     add(a, cluster->nodes > 1 && cluster->assumed & FLRQ_ASSUMED_NETWORK, "network_bytes_s", cluster->network.bytes);
-    add(a, !profile->separate && c->threads && c->threads != profile->threads, "threads_of_profile", profile->threads);
+    add(a, !profile->separate && cluster->threads != profile->threads, "threads_of_profile", profile->threads);
     return a;
 }
 
@@ -646,6 +647,6 @@ flrq_status flrq_predict_json(json_t **out, const flrq_plan *plan, const flrq_co
                      p.link_bytes, "network", p.network_bytes, "read", p.read_bytes, "written", p.write_bytes, "rates",
                      "read_bytes_s", cluster.read, "write_bytes_s", cluster.write, "link_bytes_s",
                      links * cluster.node_link.bytes, "network_bytes_s", network * cluster.network.bytes, "assumptions",
-                     assumptions_json(&p, plan, c, &profile, &cluster));
+                     assumptions_json(&p, plan, &profile, &cluster));
     return FLRQ_OK;
 }

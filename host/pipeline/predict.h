@@ -31,13 +31,14 @@ const char *flrq_time_name(flrq_time phase);
 /** What is not in the plan: the workers, their links and files, and what only the run can find out. */
 typedef struct flrq_cluster {
     int workers, nodes;                /* workers are spread evenly over the nodes */
+    int threads;                       /* of each worker, on a CPU */
     flrq_link_cost node_link, network; /* one device from its node's others; one node from the others */
     double read, write;                /* bytes a second of the files, of all workers together */
     double rank;                       /* mean rank, as a fraction of the rank bound */
     double start;                      /* seconds before the first tensor is read */
     unsigned assumed;                  /* of links and files, those that are assumptions; rank and start always are */
 } flrq_cluster;
-enum { FLRQ_ASSUMED_LINK = 1, FLRQ_ASSUMED_NETWORK = 2, FLRQ_ASSUMED_FILES = 4 };
+enum { FLRQ_ASSUMED_LINK = 1, FLRQ_ASSUMED_NETWORK = 2, FLRQ_ASSUMED_READ = 4, FLRQ_ASSUMED_WRITE = 8 };
 
 typedef struct flrq_prediction {
     double seconds[FLRQ_TIMES], total;
@@ -48,8 +49,8 @@ typedef struct flrq_prediction {
     double read_bytes, write_bytes; /* of files, by all workers */
 } flrq_prediction;
 
-/** The cluster of a plan: --workers (0: one), --nodes, --link, --network, what the profile knows, and assumptions for
- *  the rest. FLRQ_ERR_USAGE when the nodes cannot have equal numbers of workers. */
+/** The cluster of a plan: --workers (0: one), --nodes, --threads and the rates given, what the profile knows, and
+ * assumptions for the rest. FLRQ_ERR_USAGE when the nodes cannot have equal numbers of workers. */
 flrq_status flrq_cluster_from(flrq_cluster *out, const flrq_config *config, const flrq_profile *profile);
 
 /** Predicts the run of `plan`. FLRQ_ERR_UNSUPPORTED, with the reason: the profile is of another kind of device or

@@ -125,7 +125,8 @@ static flrq_status get_device(const place *root, flrq_profile *out) {
     FLRQ_TRY(get_number(&p, "memory_bytes", 0, &out->memory));
     const json_t *separate = json_object_get(p.object, "separate_memory");
     if (!json_is_boolean(separate)) return wrong(&p, "separate_memory", "true or false");
-    if (threads > 4096 || threads != floor(threads)) return wrong(&p, "threads", "a whole number up to 4096");
+    if (threads < 1 || threads > 4096 || threads != floor(threads))
+        return wrong(&p, "threads", "a whole number from 1 to 4096");
     out->fast = strcmp(precision, "fast") == 0;
     if (!out->fast && strcmp(precision, "full") != 0) return wrong(&p, "precision", "\"full\" or \"fast\"");
     out->threads = (int)threads;
@@ -275,16 +276,17 @@ static int solve(double a[PARTS][PARTS], double *b, int n) {
     return 1;
 }
 
-/* Squared relative errors of the best fit with the parts in `set`; infinite when one of them would be negative. */
-static double fit_parts(const double (*x)[PARTS], int count, unsigned set, double *out) {
+/* Weighted squares of the relative errors of the best fit with the parts in `set`; infinite when one of them would be
+ * negative. */
+static double fit_parts(const double (*x)[PARTS], const double *weight, int count, unsigned set, double *out) {
     double a[PARTS][PARTS] = {{0}}, b[PARTS] = {0}, error = 0;
     int part[PARTS], n = 0;
     for (int k = 0; k < PARTS; k++)
         if (set >> k & 1) part[n++] = k;
     for (int p = 0; p < count; p++)
         for (int i = 0; i < n; i++) {
-            b[i] += x[p][part[i]];
-            for (int j = 0; j < n; j++) a[i][j] += x[p][part[i]] * x[p][part[j]];
+            b[i] += weight[p] * x[p][part[i]];
+            for (int j = 0; j < n; j++) a[i][j] += weight[p] * x[p][part[i]] * x[p][part[j]];
         }
     for (int i = 0; i < n; i++)
         if (!(a[i][i] > 0)) return INFINITY; /* no point has that unit */
@@ -298,21 +300,22 @@ static double fit_parts(const double (*x)[PARTS], int count, unsigned set, doubl
     for (int p = 0; p < count; p++) {
         double seen = 0;
         for (int k = 0; k < PARTS; k++) seen += x[p][k] * out[k];
-        error += (seen - 1) * (seen - 1);
+        error += weight[p] * (seen - 1) * (seen - 1);
     }
     return error;
 }
 
 flrq_op_cost flrq_cost_fit(const flrq_cost_point *points, int count) {
-    double x[MAX_POINTS][PARTS], best[PARTS] = {0}, least = INFINITY;
+    double x[MAX_POINTS][PARTS], weight[MAX_POINTS], best[PARTS] = {0}, least = INFINITY;
     if (count > MAX_POINTS) count = MAX_POINTS;
     for (int p = 0; p < count; p++) {
+        weight[p] = points[p].weight;
         x[p][0] = 1 / points[p].seconds;
         x[p][1] = points[p].elements / points[p].seconds;
         x[p][2] = points[p].flops / points[p].seconds;
     }
     for (unsigned set = 1; set < 1u << PARTS; set++) {
-        double parts[PARTS], error = fit_parts(x, count, set, parts);
+        double parts[PARTS], error = fit_parts(x, weight, count, set, parts);
         if (error < least - 1e-12) { /* one part less where it changes nothing */
             least = error;
             memcpy(best, parts, sizeof best);

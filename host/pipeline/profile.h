@@ -108,14 +108,14 @@ flrq_status flrq_profile_load(flrq_profile *out, const char *path);
 /** Writes it, replacing the file at once. */
 flrq_status flrq_profile_save(const flrq_profile *profile, const char *path);
 
-/** A timed call of a class. */
+/** A timed call of a class, and how much it counts. */
 typedef struct flrq_cost_point {
-    double elements, flops, seconds;
+    double elements, flops, seconds, weight;
 } flrq_cost_point;
 
 /** The parts of a class from `count` (at most 8) calls of different sizes, none of 0 seconds: of all choices of parts
- *  that are not negative, the one with the least squared relative errors. With points enough apart that is the exact
- *  solution where it is not negative; noise may leave a part at 0. */
+ *  that are not negative, the one with the least weighted squares of relative errors. With points enough apart that is
+ * the exact solution where it is not negative; noise may leave a part at 0. */
 flrq_op_cost flrq_cost_fit(const flrq_cost_point *points, int count);
 
 #endif
