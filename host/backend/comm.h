@@ -80,10 +80,12 @@ flrq_status flrq_comm_local(flrq_comm **out, int size, const char *const *place,
 flrq_status flrq_comm_mpi(flrq_comm **out, const char *mpi, double timeout);
 
 /** Joins devices by the links of their backend. Values of the host and failures go by `base`, which the result takes
- *  over and closes, or, without one (NULL), through the devices, and `id` [FLRQ_LINK_ID_BYTES] is what one worker got
- *  from be->link_id() and has shared; with a base it is shared by that and `id` may be NULL. */
+ *  over and closes (after a failure here it is still the caller's), or, without one (NULL), through the devices, and
+ *  `id` [FLRQ_LINK_ID_BYTES] is what one worker got from be->link_id() and has shared; with a base it is shared by that
+ *  and `id` may be NULL. The watch (NULL: that of base) is asked from the first wait on, also by threads that wait for
+ *  lanes, but by one thread at a time. Sets the watch of the backend. */
 flrq_status flrq_comm_nccl(flrq_comm **out, flrq_comm *base, flrq_backend *be, const void *id, int rank, int size,
-                           double timeout);
+                           double timeout, flrq_watch_fn watch, void *watch_user);
 
 /* ---- on top of them (comm.c) ------------------------------------------------------------------------------------- */
 

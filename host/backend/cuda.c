@@ -40,8 +40,8 @@ flrq_status cuda_check_solver(cusolverStatus_t status, const char *op, int64_t r
 }
 
 flrq_status cuda_launched(flrq_backend *be, cudaError_t error, const char *op, int64_t rows, int64_t cols) {
-    if (error == cudaSuccess && cuda_of(be)->sync) error = cudaStreamSynchronize(cuda_of(be)->stream);
-    return cuda_check(error, op, rows, cols);
+    FLRQ_TRY(cuda_check(error, op, rows, cols));
+    return cuda_of(be)->sync ? cuda_wait(cuda_of(be), cuda_of(be)->stream, op, rows * cols) : FLRQ_OK;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
@@ -61,9 +61,12 @@ static flrq_status cuda_alloc(flrq_backend *be, void **out, size_t bytes, const 
     return cuda_check(error, what, 1, (int64_t)bytes);
 }
 
-/* Errors on release have nobody to go to: cudaFree() repeats those of earlier work, which the next call reports. */
+/* Errors on release have nobody to go to: cudaFree() repeats those of earlier work, which the next call reports. It
+ * waits for the device, and so for other workers. */
 static void cuda_release(flrq_backend *be, void *memory) {
-    if (memory) (void)cudaFree(memory);
+    if (!memory) return;
+    (void)cuda_link_quiet(cuda_of(be));
+    (void)cudaFree(memory);
 }
 
 static flrq_status cuda_host_alloc(flrq_backend *be, void **out, size_t bytes, const char *what) {
@@ -77,7 +80,9 @@ static flrq_status cuda_host_alloc(flrq_backend *be, void **out, size_t bytes, c
 }
 
 static void cuda_host_release(flrq_backend *be, void *memory) {
-    if (memory) (void)cudaFreeHost(memory);
+    if (!memory) return;
+    (void)cuda_link_quiet(cuda_of(be));
+    (void)cudaFreeHost(memory);
 }
 
 flrq_status cuda_scratch(flrq_backend *be, cuda_slot slot, size_t bytes, void **out) {
@@ -113,26 +118,29 @@ flrq_status cuda_fetch(flrq_backend *be, void *to, const void *d_from, size_t by
     FLRQ_TRY(cuda_host(be, bytes, &host));
     FLRQ_TRY(cuda_check(cudaMemcpyAsync(host, d_from, bytes, cudaMemcpyDeviceToHost, stream), "download", 1,
                         (int64_t)bytes));
-    FLRQ_TRY(cuda_check(cudaStreamSynchronize(stream), "download", 1, (int64_t)bytes));
+    FLRQ_TRY(cuda_wait(cuda_of(be), stream, "download", (int64_t)bytes));
     memcpy(to, host, bytes);
     return FLRQ_OK;
 }
 
-/* From pageable memory, so the driver has taken the bytes when the call returns. */
+/* From pageable memory, so the driver has taken the bytes when the call returns; a long copy waits in the driver for
+ * its turn in the stream. */
 static flrq_status cuda_upload(flrq_backend *be, void *d_to, const void *from, size_t bytes) {
     if (bytes == 0) return FLRQ_OK;
     cudaStream_t stream = cuda_of(be)->stream;
+    FLRQ_TRY(cuda_link_quiet(cuda_of(be)));
     FLRQ_TRY(
         cuda_check(cudaMemcpyAsync(d_to, from, bytes, cudaMemcpyHostToDevice, stream), "upload", 1, (int64_t)bytes));
-    return cuda_check(cudaStreamSynchronize(stream), "upload", 1, (int64_t)bytes);
+    return cuda_wait(cuda_of(be), stream, "upload", (int64_t)bytes);
 }
 
 static flrq_status cuda_download(flrq_backend *be, void *to, const void *d_from, size_t bytes) {
     if (bytes == 0) return FLRQ_OK;
     cudaStream_t stream = cuda_of(be)->stream;
+    FLRQ_TRY(cuda_link_quiet(cuda_of(be)));
     FLRQ_TRY(
         cuda_check(cudaMemcpyAsync(to, d_from, bytes, cudaMemcpyDeviceToHost, stream), "download", 1, (int64_t)bytes));
-    return cuda_check(cudaStreamSynchronize(stream), "download", 1, (int64_t)bytes);
+    return cuda_wait(cuda_of(be), stream, "download", (int64_t)bytes);
 }
 
 static flrq_status cuda_copy(flrq_backend *be, void *d_to, const void *d_from, size_t bytes) {
@@ -147,7 +155,7 @@ static flrq_status cuda_zero(flrq_backend *be, void *d_memory, size_t bytes) {
 }
 
 static flrq_status cuda_sync(flrq_backend *be) {
-    return cuda_check(cudaStreamSynchronize(cuda_of(be)->stream), "wait", 1, 1);
+    return cuda_wait(cuda_of(be), cuda_of(be)->stream, "wait", 1);
 }
 
 /* ---- lanes ------------------------------------------------------------------------------------------------------- */
@@ -194,10 +202,20 @@ static flrq_status cuda_lane_after_ops(flrq_lane *lane) {
     return cuda_check(cudaStreamWaitEvent(lane->stream, lane->ops, 0), "wait for ops", 1, 1);
 }
 
+/* A copy of pageable memory waits in the driver for what is before it on the lane: better here, under the watch. */
+static flrq_status wait_before_copy(flrq_lane *lane, const void *host) {
+    struct cudaPointerAttributes place;
+    if (!atomic_load(&lane->state->watched)) return FLRQ_OK;
+    FLRQ_TRY(cuda_check(cudaPointerGetAttributes(&place, host), "host memory", 1, 1));
+    if (place.type != cudaMemoryTypeUnregistered) return FLRQ_OK;
+    return cuda_wait_event(lane->state, lane->ops, "wait for ops", 1);
+}
+
 /* The current device belongs to the thread, and lanes run on threads of their own. */
 static flrq_status lane_copy(flrq_lane *lane, void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                              uint64_t *ticket) {
     FLRQ_TRY(cuda_check(cudaSetDevice(lane->state->device), "device", 1, lane->state->device));
+    FLRQ_TRY(wait_before_copy(lane, kind == cudaMemcpyHostToDevice ? from : to));
     if (bytes > 0)
         FLRQ_TRY(cuda_check(cudaMemcpyAsync(to, from, bytes, kind, lane->stream), "copy on a lane", 1, (int64_t)bytes));
     lane->issued++;
@@ -215,14 +233,23 @@ static flrq_status cuda_lane_download(flrq_lane *lane, void *to, const void *d_f
 
 /* An event that was recorded again stands for a later copy: waiting for it waits for both. */
 static flrq_status cuda_lane_wait(flrq_lane *lane, uint64_t ticket) {
-    if (ticket == 0) return cuda_check(cudaStreamSynchronize(lane->stream), "wait for a lane", 1, 1);
-    return cuda_check(cudaEventSynchronize(lane->done[ticket % LANE_EVENTS]), "wait for a copy", 1, 1);
+    if (ticket == 0) return cuda_wait(lane->state, lane->stream, "wait for a lane", 1);
+    return cuda_wait_event(lane->state, lane->done[ticket % LANE_EVENTS], "wait for a copy", 1);
 }
 
 /* ---- device ------------------------------------------------------------------------------------------------------ */
 
 static void cuda_set_precision(flrq_backend *be, flrq_precision precision) {
     cuda_of(be)->precision = precision;
+}
+
+static void cuda_set_watch(flrq_backend *be, flrq_status (*watch)(void *user), void *user) {
+    cuda_state *state = cuda_of(be);
+    pthread_mutex_lock(&state->watching); /* nobody is in the old one when this returns */
+    state->watch = watch;
+    state->watch_user = user;
+    atomic_store(&state->watched, watch != NULL);
+    pthread_mutex_unlock(&state->watching);
 }
 
 static void cuda_mark_phase(flrq_backend *be, const char *name) {
@@ -254,6 +281,7 @@ static void cuda_close(flrq_backend *be) {
     cuda_state *state = cuda_of(be);
     if (!state) return;
     if (state->phase_open) (void)nvtxRangePop();
+    cuda_link_free(state);
     if (state->stream) (void)cudaStreamSynchronize(state->stream);
     if (state->solver) (void)cusolverDnDestroy(state->solver);
     if (state->blas) (void)cublasDestroy(state->blas);
@@ -261,6 +289,7 @@ static void cuda_close(flrq_backend *be) {
     cuda_release(be, state->blas_workspace);
     cuda_host_release(be, state->host);
     if (state->stream) (void)cudaStreamDestroy(state->stream);
+    pthread_mutex_destroy(&state->watching);
     free(state);
     be->state = NULL;
 }
@@ -284,7 +313,7 @@ static flrq_status count_devices(int *devices) {
 }
 
 static flrq_status find_device(int device) {
-    int count;
+    int count = 0;
     FLRQ_TRY(count_devices(&count));
     if (device >= count)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device " CUDA_BACKEND_NAME ":%d: there %s %d, numbered from 0", device,
@@ -308,6 +337,10 @@ static flrq_status open_device(flrq_backend *be, int device) {
     FLRQ_TRY(find_device(device));
     cuda_state *state = calloc(1, sizeof *state);
     if (!state) return flrq_fail_memory(sizeof *state, "the state of the CUDA backend");
+    if (pthread_mutex_init(&state->watching, NULL) != 0) {
+        free(state);
+        return flrq_fail(FLRQ_ERR_INTERNAL, "device cuda: the system gives no lock");
+    }
     be->state = state;
     state->device = device;
     const char *sync = getenv("FLRQ_SYNC");
@@ -353,6 +386,7 @@ void cuda_register_memory(flrq_backend *be) {
     be->zero = cuda_zero;
     be->sync = cuda_sync;
     be->set_precision = cuda_set_precision;
+    be->set_watch = cuda_set_watch;
     be->mark_phase = cuda_mark_phase;
     be->lane_open = cuda_lane_open;
     be->lane_close = cuda_lane_close;
@@ -383,6 +417,7 @@ flrq_status flrq_plugin_open(flrq_backend *be, int device, char *(*error_text)(v
         return status;
     }
     cuda_register_memory(be);
+    cuda_register_link(be);
     cuda_register_matrix(be);
     cuda_register_small(be);
     cuda_register_quant(be);

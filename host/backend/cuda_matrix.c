@@ -393,7 +393,7 @@ static flrq_status finish_squares(flrq_backend *be, double *sum, const double *d
     cudaStream_t stream = cuda_of(be)->stream;
     FLRQ_TRY(cuda_host(be, bytes, &host));
     FLRQ_TRY(cuda_check(cudaMemcpyAsync(host, d_sums, bytes, cudaMemcpyDeviceToHost, stream), "sums", 1, chunks));
-    FLRQ_TRY(cuda_check(cudaStreamSynchronize(stream), "sums", 1, chunks));
+    FLRQ_TRY(cuda_wait(cuda_of(be), stream, "sums", chunks));
     *sum = sum_chunks(host, chunks);
     return FLRQ_OK;
 }

@@ -116,7 +116,7 @@ static flrq_status cuda_solve_right(flrq_backend *be, float *d_y, const double *
     FLRQ_TRY(cuda_check(cudaMemcpy2DAsync(diagonal, sizeof(double), d_r, (size_t)(b + 1) * sizeof(double),
                                           sizeof(double), (size_t)b, cudaMemcpyDeviceToHost, stream),
                         "diagonal of R", b, b));
-    FLRQ_TRY(cuda_check(cudaStreamSynchronize(stream), "diagonal of R", b, b));
+    FLRQ_TRY(cuda_wait(cuda_of(be), stream, "diagonal of R", b));
     for (int64_t i = 0; i < b; i++) FLRQ_TRY(op_check_diagonal("solve_right", i, ((const double *)diagonal)[i]));
     if (m == 0) return FLRQ_OK;
     FLRQ_TRY(cuda_scratch(be, CUDA_SLOT_VECTOR, (size_t)(b * b) * sizeof(float), &d_single));

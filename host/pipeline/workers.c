@@ -112,12 +112,9 @@ static flrq_status join_devices(worker *w, flrq_backend *be) {
     if (!be->link_open)
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device %s: several workers are not supported by this plugin",
                          w->device);
-    if (!w->comm) {
-        if (be->set_watch) be->set_watch(be, flrq_rollcall_watch, w->rollcall);
-        FLRQ_TRY(share_link_id(w, be, id));
-    }
-    FLRQ_TRY(
-        flrq_comm_nccl(&joined, w->comm, be, w->comm ? NULL : id, w->rank, w->size, w->params->config.peer_timeout));
+    if (!w->comm) FLRQ_TRY(share_link_id(w, be, id));
+    FLRQ_TRY(flrq_comm_nccl(&joined, w->comm, be, w->comm ? NULL : id, w->rank, w->size,
+                            w->params->config.peer_timeout, w->rollcall ? flrq_rollcall_watch : NULL, w->rollcall));
     w->comm = joined;
     watch(w->comm, w->rollcall);
     return FLRQ_OK;
