@@ -27,6 +27,7 @@ typedef flrq_status (*flrq_watch_fn)(void *user);
 struct flrq_comm {
     const char *name; /* "self", "local", "mpi", "nccl" */
     int rank, size;
+    int in_process;      /* workers of this process; 0: one. Set by who starts them */
     double timeout;      /* seconds that a call waits for the others */
     flrq_watch_fn watch; /* NULL: the communicator knows by itself; called at least every 0.2 s of waiting */
     void *watch_user;

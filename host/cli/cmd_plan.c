@@ -141,7 +141,7 @@ void cli_plan_show(const json_t *result, FILE *out) {
     if (!isnan(cap)) cli_fact(facts, "rank", "%s at most", cli_count(cap).text);
     time_facts(facts, time);
     if (!isnan(flops)) cli_fact(facts, "work", "%s Gflop", cli_count(flops / 1e9).text);
-    fact_bytes(facts, "host memory", result, "host_bytes");
+    fact_bytes(facts, cli_real(time, "workers") > 1 ? "host memory, each" : "host memory", result, "host_bytes");
     show_device(facts, json_object_get(result, "device"));
     fact_bytes(facts, "output", result, "output_bytes");
     fact_bytes(facts, "scratch", result, "scratch_bytes");

@@ -108,6 +108,18 @@ static void fact_time(cli_table *facts, const json_t *result) {
     if (resumed > 0) cli_fact(facts, "resumed", "%s of an earlier run", cli_plural(resumed, "block").text);
 }
 
+static void fact_device(cli_table *facts, const json_t *result) {
+    const json_t *device = json_object_get(result, "device");
+    const char *name = cli_string(device, "name"), *joined = cli_string(device, "joined_by");
+    double workers = cli_real(device, "workers");
+    if (!name) return;
+    if (workers > 1)
+        cli_fact(facts, "workers", "%s joined by %s, each with %s", cli_count(workers).text, joined ? joined : "?",
+                 name);
+    else
+        cli_fact(facts, "device", "%s", name);
+}
+
 static void fact_memory(cli_table *facts, const json_t *result) {
     double peak = cli_real(result, "peak_rss_bytes"), planned = cli_real(result, "planned_bytes");
     if (isnan(peak)) return;
@@ -151,6 +163,7 @@ void cli_quantize_show(const json_t *result, FILE *out) {
     double mean = cli_real(result, "average_rank"), max = cli_real(result, "max_rank");
     if (!isnan(mean)) cli_fact(facts, "rank", isnan(max) ? "mean %.1f" : "mean %.1f, max %.0f", mean, max);
     fact_error(facts, result);
+    fact_device(facts, result);
     fact_time(facts, result);
     fact_memory(facts, result);
     fact_others(facts, result);

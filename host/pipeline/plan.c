@@ -411,6 +411,7 @@ flrq_status flrq_job_plan(const flrq_params *params, flrq_reporter *reporter, js
     FLRQ_TRY(flrq_model_open(&model, c->model, weights_only ? FLRQ_MODEL_ALLOW_UNKNOWN : 0));
     flrq_status status = flrq_plan_calibration(params, model, reporter, &segments, &length);
     if (status == FLRQ_OK) status = find_target(c, reporter, &target);
+    if (status == FLRQ_OK) target.workers = (int)c->workers;
     if (status == FLRQ_OK) status = flrq_plan_make(&plan, c, model, segments, length, &target);
     if (status != FLRQ_OK) {
         flrq_model_close(model);

@@ -945,6 +945,10 @@ static flrq_status open_job(job *j, json_t **fingerprint, flrq_device_info *devi
     flrq_reporter *reporter = j->reporter;
     int64_t segments, length;
     int weights_only = c->calib && strcmp(c->calib, "none") == 0;
+    if (j->comm->size > 1 && c->sketch == FLRQ_SKETCH_SVD)
+        return flrq_fail(FLRQ_ERR_USAGE,
+                         "--sketch svd has the whole matrix on one worker, not on %d; use --sketch block",
+                         j->comm->size);
     FLRQ_TRY(flrq_model_open(&j->model, c->model, weights_only ? FLRQ_MODEL_ALLOW_UNKNOWN : 0));
     FLRQ_TRY(flrq_plan_calibration(j->params, j->model, reporter, &segments, &length));
     FLRQ_TRY(j->be->info(j->be, device));
@@ -977,7 +981,7 @@ static flrq_status run_and_finish(job *j, json_t *fingerprint, const flrq_device
     FLRQ_TRY(run_job(j));
     if (is_root(j)) {
         *report = flrq_report_new(j->params, j->model, &j->plan, device, fingerprint, (json_t *const *)j->state.blocks,
-                                  resumed, j->reporter);
+                                  resumed, j->comm, j->reporter);
         if (!*report) return flrq_fail_memory(0, "the report");
     }
     release_blocks(j);

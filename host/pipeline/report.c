@@ -138,7 +138,7 @@ static json_t *fates(const flrq_model *model, flrq_fate fate) {
 
 json_t *flrq_report_new(const flrq_params *params, const flrq_model *model, const flrq_plan *plan,
                         const flrq_device_info *device, json_t *fingerprint, json_t *const *blocks, int64_t resumed,
-                        const flrq_reporter *reporter) {
+                        const flrq_comm *comm, const flrq_reporter *reporter) {
     int symmetric = plan->fit.scheme.symmetric;
     json_t *matrices = json_array(), *rows = json_array();
     summary s = {0};
@@ -166,15 +166,17 @@ json_t *flrq_report_new(const flrq_params *params, const flrq_model *model, cons
         return NULL;
     }
     json_object_set_new(report, "seed", json_integer(params->config.seed));
-    json_object_set_new(report, "planned_bytes", json_integer((json_int_t)plan->host_bytes));
+    json_object_set_new(report, "planned_bytes",
+                        json_integer((json_int_t)plan->host_bytes * (comm->in_process ? comm->in_process : 1)));
     json_object_set_new(report, "planned_device_bytes", json_integer((json_int_t)plan->device_bytes));
     json_object_set_new(report, "output_bytes", json_integer((json_int_t)plan->output_bytes));
     json_object_set_new(report, "calibration",
                         json_pack("{s:I, s:I, s:I}", "segments", (json_int_t)plan->segments, "length",
                                   (json_int_t)plan->length, "batch", (json_int_t)plan->batch));
     json_object_set_new(report, "device",
-                        json_pack("{s:s, s:s, s:i}", "name", device->name, "instruction_set", device->instruction_set,
-                                  "threads", device->threads));
+                        json_pack("{s:s, s:s, s:i, s:i, s:s}", "name", device->name, "instruction_set",
+                                  device->instruction_set, "threads", device->threads, "workers", comm->size,
+                                  "joined_by", comm->name));
     json_object_set_new(report, "tied", fates(model, FLRQ_FATE_TIED));
     json_object_set_new(report, "dropped", fates(model, FLRQ_FATE_DROP));
     json_object_set_new(report, "copied_count", json_integer(copied));

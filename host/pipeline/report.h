@@ -22,7 +22,7 @@ void flrq_report_block_line(char *out, size_t bytes, const json_t *record, doubl
 /** The whole report but for phases and copied files. New reference; NULL on out of memory. */
 json_t *flrq_report_new(const flrq_params *params, const flrq_model *model, const flrq_plan *plan,
                         const flrq_device_info *device, json_t *fingerprint, json_t *const *blocks, int64_t resumed,
-                        const flrq_reporter *reporter);
+                        const flrq_comm *comm, const flrq_reporter *reporter);
 
 /** Adds phases, seconds, peak memory and the copied files. */
 void flrq_report_finish(json_t *report, const flrq_phases *phases, json_t *copied);

@@ -72,7 +72,7 @@ typedef struct worker {
     flrq_reporter *reporter;
     char device[32];
     int threads;
-    int rank, size;
+    int rank, size, in_process;
     flrq_comm *comm;         /* joins the workers on the host, NULL: by their devices alone; closed by run_worker() */
     flrq_rollcall *rollcall; /* of processes */
     json_t *result;
@@ -113,8 +113,8 @@ static flrq_status join_devices(worker *w, flrq_backend *be) {
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device %s: several workers are not supported by this plugin",
                          w->device);
     if (!w->comm) FLRQ_TRY(share_link_id(w, be, id));
-    FLRQ_TRY(flrq_comm_nccl(&joined, w->comm, be, w->comm ? NULL : id, w->rank, w->size,
-                            w->params->config.peer_timeout, w->rollcall ? flrq_rollcall_watch : NULL, w->rollcall));
+    FLRQ_TRY(flrq_comm_nccl(&joined, w->comm, be, w->comm ? NULL : id, w->rank, w->size, w->params->config.peer_timeout,
+                            w->rollcall ? flrq_rollcall_watch : NULL, w->rollcall));
     w->comm = joined;
     watch(w->comm, w->rollcall);
     return FLRQ_OK;
@@ -133,9 +133,10 @@ static void run_worker(worker *w) {
     w->status = flrq_backend_open(&be, w->device, w->threads);
     if (w->status == FLRQ_OK) w->reporter->device = strchr(w->device, ':') ? w->device : be->name;
     if (w->status == FLRQ_OK) w->status = join_devices(w, be);
-    if (w->status == FLRQ_OK)
+    if (w->status == FLRQ_OK) {
+        w->comm->in_process = w->in_process;
         w->status = flrq_quantize_worker(w->params, w->reporter, be, w->comm, &w->result);
-    else
+    } else
         tell(w, w->status);
     w->reporter->device = NULL;
     flrq_comm_close(w->comm);
@@ -178,6 +179,8 @@ static flrq_status run_local(const flrq_params *params, flrq_reporter *reporter,
                              json_t **result) {
     const flrq_config *c = &params->config;
     int size = c->workers ? (int)c->workers : devices ? devices : 1;
+    if (size > 1 && strcmp(kind, "cpu-ref") == 0)
+        return flrq_fail(FLRQ_ERR_USAGE, "--device cpu-ref adds in plain order and has one worker; use --device cpu");
     if (size > 1 && strchr(c->device, ':'))
         return flrq_fail(FLRQ_ERR_USAGE, "--workers %d, but --device %s is one device", size, c->device);
     if (devices && size > devices)
@@ -193,6 +196,7 @@ static flrq_status run_local(const flrq_params *params, flrq_reporter *reporter,
     for (int r = 0; r < size; r++) {
         worker *w = &workers[r];
         *w = (worker){.params = params, .reporter = r ? &silent[r] : reporter, .rank = r, .size = size};
+        w->in_process = size;
         w->threads = size > 1 ? threads_of(c, size) : (int)c->threads;
         silent[r].start = reporter->start;
         if (devices)
