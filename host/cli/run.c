@@ -62,10 +62,11 @@ int cli_run(cli_request *request) {
         if (!show_result(request, command, &progress, text, &code) && status == FLRQ_OK)
             code = cli_fail(request, FLRQ_ERR_INTERNAL, "the library returned no result object");
     }
-    int said = *flrq_last_error() != '\0'; /* else another worker says it */
-    if (status == FLRQ_STOPPED)
-        code = cli_fail(request, status, "%s%s%s", flrq_last_error(), said && command->stopped ? "; " : "",
-                        said && command->stopped ? command->stopped : "");
+    if (status == FLRQ_STOPPED && cli_is_follower())
+        code = flrq_exit_code(status); /* all workers stop together: the first says so */
+    else if (status == FLRQ_STOPPED)
+        code = cli_fail(request, status, "%s%s%s", flrq_last_error(), command->stopped ? "; " : "",
+                        command->stopped ? command->stopped : "");
     else if (status != FLRQ_OK)
         code = cli_fail(request, status, "%s", flrq_last_error());
     cli_progress_end(&progress);

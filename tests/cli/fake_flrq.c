@@ -447,7 +447,7 @@ flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *us
     if (strcmp(scenario, "stopped") == 0) return fail(FLRQ_STOPPED, "stopped after block 2 of 32");
     if (strcmp(scenario, "no-result") == 0) return FLRQ_OK;
     /* A worker that is not the first: no event, and nothing or an empty object. */
-    if (strcmp(scenario, "follower-stopped") == 0) return fail(FLRQ_STOPPED, "%s", "");
+    if (strcmp(scenario, "follower-failed") == 0) return fail(FLRQ_ERR_PEER, "%s", "");
     if (strcmp(scenario, "follower") == 0) {
         *result = strdup("{}");
         return FLRQ_OK;

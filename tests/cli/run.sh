@@ -205,8 +205,10 @@ SLURM_PROCID=3
 golden follower quantize follower -o OUT
 golden follower-null quantize no-result -o OUT
 golden follower-json quantize follower -o OUT --json
-golden follower-stopped quantize follower-stopped -o OUT
-golden follower-stopped-json quantize follower-stopped -o OUT --json
+golden follower-stopped quantize stopped -o OUT
+golden follower-stopped-json quantize stopped -o OUT --json
+golden follower-failed quantize follower-failed -o OUT
+golden follower-failed-json quantize follower-failed -o OUT --json
 golden follower-error quantize missing -o OUT
 unset SLURM_JOB_ID SLURMD_NODENAME SLURM_STEP_NUM_TASKS SLURM_PROCID
 for rank in OMPI_COMM_WORLD_RANK PMIX_RANK PMI_RANK; do
