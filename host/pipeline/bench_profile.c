@@ -23,7 +23,7 @@
 static const op_table *const tables[] = {&ops_matrix, &ops_small, &ops_quant, &ops_forward};
 enum { TABLES = sizeof tables / sizeof *tables };
 enum { SMALL = 256, LARGE = 2048, LARGE_SEPARATE = 8192, GROUP = 128, POINTS = 4 };
-static const double small_weight = 0.05;
+static const double small_weight = 0.01;
 enum { FILE_BYTES = 256 << 20, PIECE_BYTES = 1 << 20 };
 
 typedef struct bench {

@@ -132,7 +132,7 @@ static grid grid_of(const count *k, int64_t units) {
 }
 
 /* A sum of `values` over the grid: flrq_comm_sum_f32() and _f64(). Its scratch is what a worker receives; when that is
- * not all of the nodes, they went by slices, and the slices of the sum are gathered. */
+ * not all of the nodes, they went by slices, and the slices of the sum are gathered. Shares are taken to be equal. */
 static void exchange_sum(count *k, const grid *g, double values, double width) {
     int workers = k->cluster->workers;
     if (workers == 1 || values == 0) return;
@@ -140,7 +140,7 @@ static void exchange_sum(count *k, const grid *g, double values, double width) {
     double slice = received / g->all / width;
     int sliced = slice < values;
     ops(k, FLRQ_COST_ADD, g->all - 1, (g->all - 1) * slice * width / sizeof(float), 0);
-    k->exchange += exchange_seconds(k, received * (1 - g->most / g->all), 1, 0);
+    k->exchange += exchange_seconds(k, received * (workers - 1) / workers, 1, 0);
     if (sliced) k->exchange += exchange_seconds(k, values * width * (workers - 1) / workers, 1, 1);
 }
 
@@ -210,13 +210,17 @@ static double width_of(const count *k, const matrix *a, double terms) {
     return fmin(terms + k->plan->fit.sketch.oversample, fmin(a->m, a->n));
 }
 
-static void sketch(count *k, const matrix *a, double terms, int codes, int warm) {
+/* warm: columns of the sketch before, from which it starts; 0 none. */
+static void sketch(count *k, const matrix *a, double terms, int codes, double warm) {
     int rounds = k->plan->fit.sketch.power_iterations;
     double b = width_of(k, a, terms), size = a->r * a->n;
     flrq_cost mul = codes ? FLRQ_COST_MUL_CODES : FLRQ_COST_MUL,
               mul_t = codes ? FLRQ_COST_MUL_T_CODES : FLRQ_COST_MUL_T;
-    if (warm) {
-        op(k, FLRQ_COST_GEMM, 0, 2 * a->n * b * b);
+    if (warm > 0) {
+        if (warm == b)
+            copy(k, a->n * b * sizeof(float));
+        else
+            op(k, FLRQ_COST_GEMM, 0, 2 * a->n * b * warm);
         orthonormalize(k, a->n, b);
         if (rounds > 1) rounds--;
     } else
@@ -275,10 +279,12 @@ static void search_rank(count *k, const matrix *a) {
     }
 }
 
-static void fit_low_rank(count *k, const matrix *a, int codes, int first) {
-    int searches = k->plan->fit.rank.rule == FLRQ_RANK_ERROR;
+/* *width: columns of the sketch before, 0 none; then of this one. */
+static void fit_low_rank(count *k, const matrix *a, int codes, double *width) {
+    int first = *width == 0, searches = k->plan->fit.rank.rule == FLRQ_RANK_ERROR;
     double terms = first || !searches ? (double)a->cap : a->rank, b = width_of(k, a, terms), size = a->r * a->n;
-    sketch(k, a, terms, codes, !first);
+    sketch(k, a, terms, codes, *width);
+    *width = b;
     op(k, FLRQ_COST_COLUMN_AMAX, a->r * terms, 0);
     op(k, FLRQ_COST_COLUMN_AMAX, a->n * terms, 0);
     exchange_values(k, terms / 2);
@@ -295,10 +301,10 @@ static void fit_low_rank(count *k, const matrix *a, int codes, int first) {
     make_factors(k, a, a->rank);
 }
 
-/* Error of a round, and the copy that keeps it. Half of the rounds are taken to be kept. */
-static void judge(count *k, const matrix *a, double kept) {
-    error_norm(k, a, 1, a->rank);
-    copy(k, kept * (a->r * a->n + sizeof(float) * a->rank * (a->r + a->n)));
+/* Error of a round, and the copy that keeps it; of the later rounds half are taken to be kept. */
+static void judge(count *k, const matrix *a, double rank, double kept) {
+    error_norm(k, a, 1, rank);
+    copy(k, kept * (a->r * a->n + sizeof(float) * rank * (a->r + a->n)));
 }
 
 static matrix matrix_of(const count *k, const flrq_linear *l) {
@@ -315,22 +321,20 @@ static matrix matrix_of(const count *k, const flrq_linear *l) {
 static void fit(count *k, const matrix *a) {
     const flrq_fit_options *o = &k->plan->fit;
     double size = a->r * a->n;
-    int flrq = o->method == FLRQ_METHOD_FLRQ && a->cap > 0, epochs = flrq ? o->epochs : 0, first = 1;
+    double width = 0;
+    int flrq = o->method == FLRQ_METHOD_FLRQ && a->cap > 0, epochs = flrq ? o->epochs : 0;
     error_norm(k, a, 0, 0);
     op(k, FLRQ_COST_CLIP_NONE, size, 0);
     error_norm(k, a, 1, 0);
-    if (flrq && o->start == FLRQ_START_WEIGHT) {
-        fit_low_rank(k, a, 0, first);
-        first = 0;
-    }
-    clip_quantize(k, a, first ? 0 : a->rank, 1);
-    if (o->method == FLRQ_METHOD_LQER && a->cap > 0) fit_low_rank(k, a, 1, 1);
-    judge(k, a, 1);
-    if (o->rank.rule == FLRQ_RANK_ERROR && !first && a->rank == 0) epochs = 0;
-    for (int epoch = 0; epoch < epochs; epoch++, first = 0) {
-        fit_low_rank(k, a, 1, first);
+    if (flrq && o->start == FLRQ_START_WEIGHT) fit_low_rank(k, a, 0, &width);
+    clip_quantize(k, a, width > 0 ? a->rank : 0, 1);
+    if (o->method == FLRQ_METHOD_LQER && a->cap > 0) fit_low_rank(k, a, 1, &width);
+    judge(k, a, width > 0 ? a->rank : 0, 1);
+    if (o->rank.rule == FLRQ_RANK_ERROR && width > 0 && a->rank == 0) epochs = 0;
+    for (int epoch = 0; epoch < epochs; epoch++) {
+        fit_low_rank(k, a, 1, &width);
         clip_quantize(k, a, a->rank, 1);
-        judge(k, a, 0.5);
+        judge(k, a, a->rank, 0.5);
     }
     ops(k, FLRQ_COST_NORM, 2 * a->chunks.most, 2 * size, 2 * size * a->rank);
     exchange_values(k, 1);
@@ -544,6 +548,7 @@ static void verify(count *k) {
         matrix a = matrix_of(k, l);
         double size = a.m * a.n;
         op(k, FLRQ_COST_UNPACK, size, 0);
+        op(k, FLRQ_COST_NONFINITE, size, 0);
         ops(k, FLRQ_COST_NORM, 2, 2 * size, 2 * size * a.rank);
         bytes += (double)l->weight->bytes + flrq_scheme_bits(scheme, l->rows, l->cols, (int64_t)a.rank) / 8 * size;
     }
