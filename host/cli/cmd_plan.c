@@ -89,9 +89,12 @@ static void time_facts(cli_table *facts, const json_t *time) {
     if (isnan(total) || !profile) return;
     cli_fact(facts, "time", "%s, %s on %s", cli_duration(total).text, cli_plural(workers, "worker").text,
              cli_plural(nodes, "node").text);
-    cli_fact(facts, "profile", "%s, %s%s%s", profile,
-             json_is_true(json_object_get(time, "measured")) ? "measured" : "from data sheets, not measured",
-             date ? " " : "", date ? date : "");
+    if (json_is_true(json_object_get(time, "measured")))
+        cli_fact(facts, "profile", "%s, measured %s", profile, date ? date : "");
+    else
+        cli_fact(facts, "profile", "%s, from data sheets, not measured", profile);
+    const char *note = cli_string(time, "profile_note");
+    if (note && *note) cli_fact(facts, "profile note", "%s", note);
     char *assumed = cli_members(json_object_get(time, "assumptions"));
     if (*assumed) cli_fact(facts, "assumed", "%s", assumed);
     free(assumed);
