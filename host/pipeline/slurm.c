@@ -66,7 +66,7 @@ static int64_t count_gpus(const char *list) {
 /* True when `name` is in a comma-separated list. */
 static int is_listed(const char *list, const char *name) {
     size_t length = strlen(name);
-    for (const char *p = list; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL)
+    for (const char *p = length ? list : NULL; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL)
         if (strcspn(p, ",") == length && strncmp(p, name, length) == 0) return 1;
     return 0;
 }

@@ -151,7 +151,7 @@ char *flrq_submission_script(const flrq_submission *s) {
     fprintf(out,
             "#!/bin/bash\n"
             "# Written by flrq submit, version " FLRQ_VERSION_STRING ". May be edited and submitted again with sbatch: "
-            "what is done stays done.\n");
+            "what is done stays done.\n# Its log needs the folder slurm in OUT.\n");
     put_resources(out, s);
     put_setup(out, s);
     fputs("\nout=", out);

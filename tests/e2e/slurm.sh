@@ -21,6 +21,8 @@ cluster=$work/cluster
 trap 'bash slurm/down.sh "$cluster"; rm -rf "$work"' EXIT
 bash slurm/up.sh "$cluster" 2 2 4 >"$work/out" 2>&1 || { cat "$work/out"; exit 1; }
 . "$cluster/env"
+FLRQ_CUDASIM_DEVICES=2
+export FLRQ_CUDASIM_DEVICES
 
 # ---- tools ------------------------------------------------------------------------------------------------------------
 # Four blocks of less than a second each, and of two: time to do something to them.
