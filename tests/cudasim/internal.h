@@ -69,10 +69,17 @@ int device_count();
 size_t device_capacity();
 /* The executor: one host thread at a time runs simulated work. */
 std::recursive_mutex &executor();
-/* While one exists, its thread may touch device memory. Made under executor(). */
+/* Through one, its thread may touch the memory of the devices that it has opened. Made and used under executor(). */
 struct Window {
-    Window();
+    Window() : devices(0) {}
+    explicit Window(int device) : devices(0) { open(device); }
     ~Window();
+    Window(const Window &) = delete;
+    Window &operator=(const Window &) = delete;
+    void open(int device);
+
+  private:
+    uint64_t devices; /* a bit for each */
 };
 /* The live device allocation that contains `address` (or ends at it, when `end_too`); false: none. */
 bool find_device(const void *address, Allocation *out, int *device, bool end_too);
@@ -99,11 +106,11 @@ const char *guard_name(const void *address);
 
 /* --- streams.cpp: queues of deferred work --- */
 
-/* Appends work to a stream (null: the default stream of the current device). It runs under a Window. */
+/* Appends work to a stream (null: the default stream of the current device). It runs under a Window of that device. */
 void enqueue(cudaStream_t stream, std::function<void()> work);
 /* The device of a stream; reports a stream that is not alive. */
 int stream_device(cudaStream_t stream, const char *what);
-/* The same for work that may have to wait for other workers: called again until it returns true. */
+/* The same for work that may have to wait for other workers: called again until it returns true. Without a Window. */
 void enqueue_trials(cudaStream_t stream, std::function<bool()> work);
 /* Runs everything queued on a device; the caller does not hold executor(). */
 void drain_device(int device);

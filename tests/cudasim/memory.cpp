@@ -32,6 +32,7 @@ struct Device {
     unsigned char *arena;
     size_t high; /* bytes of the arena that have ever been used: only these are opened */
     size_t used; /* bytes of live allocations, rounded up */
+    int windows; /* that are open on it */
     std::map<size_t, Block> blocks;
 };
 
@@ -140,7 +141,7 @@ void make_arenas() {
     if (p == MAP_FAILED) fail("cannot reserve %zu bytes of addresses for %d devices", arenas_span, n);
     madvise(p, arenas_span, MADV_HUGEPAGE); /* opening and closing touches 512 times fewer page table entries */
     arenas = static_cast<unsigned char *>(p);
-    for (int i = 0; i < n; i++) devices[(size_t)i] = Device{arenas + arena_span * (size_t)i, 0, 0, {}};
+    for (int i = 0; i < n; i++) devices[(size_t)i] = Device{arenas + arena_span * (size_t)i, 0, 0, 0, {}};
     struct sigaction action = {};
     action.sa_sigaction = on_segv;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
@@ -228,16 +229,23 @@ std::recursive_mutex &executor() {
     return *mutex;
 }
 
-Window::Window() {
+void Window::open(int device) {
     signal_stack.use();
-    if (open_windows++) return;
+    if (devices >> device & 1) return;
+    devices |= (uint64_t)1 << device;
     window_thread = pthread_self();
-    for (Device &d : devices) protect(d, 0, true);
+    open_windows++;
+    Device &d = cudasim::devices[(size_t)device];
+    if (!d.windows++) protect(d, 0, true);
 }
 
 Window::~Window() {
-    if (--open_windows) return;
-    for (Device &d : devices) protect(d, 0, false);
+    for (size_t i = 0; i < cudasim::devices.size(); i++) {
+        if (!(devices >> i & 1)) continue;
+        Device &d = cudasim::devices[i];
+        if (!--d.windows) protect(d, 0, false);
+        open_windows--;
+    }
 }
 
 bool in_arena(const void *address) {
@@ -349,7 +357,7 @@ cudaError_t cudaMalloc(void **ptr, size_t bytes) {
     if (!bytes) return cudaSuccess;
     if (bytes > capacity) return remember(cudaErrorMemoryAllocation);
     std::lock_guard<std::recursive_mutex> run(executor());
-    Window window;
+    Window window(current_device());
     std::lock_guard<std::mutex> lock(table_mutex);
     Device &d = devices[(size_t)current_device()];
     size_t size = rounded(bytes), at = d.used + size <= capacity ? find_place(d, size) : SIZE_MAX;
@@ -374,7 +382,7 @@ cudaError_t cudaFree(void *ptr) {
     if (!d) fail("cudaFree(%p): not device memory", ptr);
     drain_device(index);
     std::lock_guard<std::recursive_mutex> run(executor());
-    Window window;
+    Window window(index);
     std::lock_guard<std::mutex> lock(table_mutex);
     size_t offset = (size_t)(static_cast<unsigned char *>(ptr) - d->arena);
     auto it = d->blocks.find(offset);

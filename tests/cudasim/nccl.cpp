@@ -64,6 +64,13 @@ struct Transfer {
     unsigned char *data;
 };
 
+/* A worker's own part, where it is not in place. */
+struct Copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+
 /* The calls of one group on one communicator. */
 struct Operation {
     std::shared_ptr<Core> core;
@@ -73,6 +80,7 @@ struct Operation {
     bool is_collective, posted, met;
     Sign sign;
     std::vector<std::deque<Transfer>> out, in; /* by worker */
+    std::vector<Copy> own;
     time_t waiting_since;
     bool trial();
     bool meet();
@@ -184,9 +192,14 @@ void Operation::expect(int from, const Transfer &t, const Message &got) const {
 /* Moves what can be moved; true: all is. */
 bool Operation::move() {
     Wire &wire = core->wire;
+    Window window; /* opened when there is something to move: it costs more than a look */
     bool all = true;
+    if (!own.empty()) window.open(core->device);
+    for (const Copy &c : own) memcpy(c.to, c.from, c.bytes);
+    own.clear();
     for (int r = 0; r < core->size; r++) {
         auto &to = out[(size_t)r], &from = in[(size_t)r];
+        if ((!to.empty() && wire.room(r)) || (!from.empty() && wire.unread(r))) window.open(core->device);
         while (!to.empty()) {
             Transfer &t = to.front();
             unsigned char *head = reinterpret_cast<unsigned char *>(&t.message);
@@ -241,7 +254,6 @@ void issue(const std::shared_ptr<Operation> &op) {
     op->number = core.issued++;
     uint64_t hash = 1469598103934665603ull;
     auto mix = [&hash](uint64_t v) { hash = (hash ^ v) * 1099511628211ull ^ hash >> 29; };
-    std::vector<std::pair<void *, std::pair<const void *, size_t>>> own; /* this worker's part, when not in place */
     std::string text;
     size_t collectives = 0;
     for (const Call &c : op->calls) {
@@ -267,7 +279,7 @@ void issue(const std::shared_ptr<Operation> &op) {
             bool sends = c.kind == ALL_GATHER || (size_t)c.peer == me;
             bool receives = c.kind == ALL_GATHER || (size_t)c.peer == r;
             unsigned char *place = c.kind == ALL_GATHER ? receive + r * c.bytes : receive;
-            if (r == me && sends && send != place && c.bytes) own.push_back({place, {send, c.bytes}});
+            if (r == me && sends && send != place && c.bytes) op->own.push_back(Copy{place, send, c.bytes});
             if (r == me) continue;
             if (sends) add_transfer(op->out[r], c.kind, c.peer, call, c.bytes, send);
             if (receives) add_transfer(op->in[r], c.kind, c.peer, call, c.bytes, place);
@@ -275,12 +287,7 @@ void issue(const std::shared_ptr<Operation> &op) {
     }
     op->sign.hash = hash;
     snprintf(op->sign.text, sizeof op->sign.text, "%s", text.c_str());
-    enqueue_trials(op->stream, [op, own]() mutable {
-        if (op->core->aborted) return true;
-        for (auto &o : own) memcpy(o.first, o.second.first, o.second.second);
-        own.clear();
-        return op->trial();
-    });
+    enqueue_trials(op->stream, [op] { return op->trial(); });
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
@@ -331,7 +338,8 @@ ncclResult_t add_call(ncclComm_t comm, const Call &c, cudaStream_t stream, const
         if (g.first == comm) op = g.second;
     if (op && op->stream != stream) fail("%s: a group with two streams of one communicator is not simulated", what);
     if (!op) {
-        op = std::make_shared<Operation>(Operation{comm->core, stream, {}, 0, 0, false, false, false, {}, {}, {}, 0});
+        op = std::make_shared<Operation>(
+            Operation{comm->core, stream, {}, 0, 0, false, false, false, {}, {}, {}, {}, 0});
         if (group_depth) group.push_back({comm, op});
     }
     op->calls.push_back(c);

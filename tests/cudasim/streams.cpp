@@ -31,6 +31,7 @@ struct Dependency {
 struct Item {
     std::function<bool()> work; /* false: not yet, try again; empty: only waits */
     std::vector<Dependency> after;
+    bool opens; /* runs under a Window of the stream's device */
 };
 
 } // namespace
@@ -108,7 +109,7 @@ Dependency append(const StreamRef &s, Item item) {
 
 /* Runs one item that may run now; false: there is none. `held`: streams whose next item has to wait for another worker,
  * which are left out and added to. Under executor(). */
-bool step(std::unique_ptr<Window> &window, std::vector<StreamRef> &held) {
+bool step(Window &window, std::vector<StreamRef> &held) {
     StreamRef s;
     Item item;
     {
@@ -129,7 +130,7 @@ bool step(std::unique_ptr<Window> &window, std::vector<StreamRef> &held) {
     }
     bool done = true;
     if (item.work && device_fault() == cudaSuccess) {
-        if (!window) window = std::make_unique<Window>();
+        if (item.opens) window.open(s->device);
         int before = thread_device;
         thread_device = s->device;
         done = item.work();
@@ -148,7 +149,7 @@ bool step(std::unique_ptr<Window> &window, std::vector<StreamRef> &held) {
 /* Runs what can run until `enough`; false: the rest waits for other workers. */
 template <class Predicate> bool run_until(Predicate enough) {
     std::lock_guard<std::recursive_mutex> run(executor());
-    std::unique_ptr<Window> window;
+    Window window;
     std::vector<StreamRef> held;
     for (;;) {
         {
@@ -195,6 +196,12 @@ Place locate(const void *ptr, size_t bytes, const char *what) {
     return Place::pinned;
 }
 
+void open_for(Window &window, const void *ptr) {
+    Allocation a;
+    int device;
+    if (find_device(ptr, &a, &device, false)) window.open(device);
+}
+
 /* `height` rows of `width` bytes. */
 struct Rows {
     unsigned char *base;
@@ -223,7 +230,11 @@ cudaError_t copy(const char *what, Rows to, Rows from, size_t width, size_t heig
             copy_rows(Rows{staged->data(), width}, from, width, height);
             from = Rows{staged->data(), width};
         }
-        enqueue(stream, [=] { (void)staged, copy_rows(to, from, width, height); });
+        enqueue(stream, [=] {
+            Window others; /* the memory need not be of the stream's device */
+            for (const void *p : {to.base, from.base}) open_for(others, p);
+            (void)staged, copy_rows(to, from, width, height);
+        });
         wait = wait || target == Place::pageable;
     }
     return wait ? cudaStreamSynchronize(stream) : cudaSuccess;
@@ -233,7 +244,12 @@ cudaError_t fill(const char *what, void *ptr, int value, size_t bytes, cudaStrea
     if (enter() != cudaSuccess) return device_fault();
     if (injected(CUDASIM_COPY)) return remember(cudaErrorInvalidValue);
     require_device(ptr, bytes, what);
-    if (bytes) enqueue(stream, [=] { memset(ptr, value, bytes); });
+    if (bytes)
+        enqueue(stream, [=] {
+            Window other;
+            open_for(other, ptr);
+            memset(ptr, value, bytes);
+        });
     return cudaSuccess;
 }
 
@@ -257,19 +273,20 @@ int current_device() {
 }
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
-    enqueue_trials(stream, [work = std::move(work)] { return work(), true; });
+    std::lock_guard<std::mutex> lock(queue_mutex);
+    append(resolve(stream, "queued work"), Item{[work = std::move(work)] { return work(), true; }, {}, true});
 }
 
 void enqueue_trials(cudaStream_t stream, std::function<bool()> work) {
     std::lock_guard<std::mutex> lock(queue_mutex);
-    append(resolve(stream, "queued work"), Item{std::move(work), {}});
+    append(resolve(stream, "queued work"), Item{std::move(work), {}, false});
 }
 
 /* A random amount: what a question about the state may find. */
 void progress() {
     std::unique_lock<std::recursive_mutex> run(executor(), std::try_to_lock);
     if (!run) return;
-    std::unique_ptr<Window> window;
+    Window window;
     std::vector<StreamRef> held;
     for (unsigned n = 1 + schedule().below(3); n && step(window, held); n--) {
     }
@@ -460,7 +477,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     CUevent_st *e = require_event(event, "cudaStreamWaitEvent");
     std::lock_guard<std::mutex> lock(queue_mutex);
     StreamRef s = resolve(stream, "cudaStreamWaitEvent");
-    if (e->at.stream) append(s, Item{nullptr, {e->at}});
+    if (e->at.stream) append(s, Item{nullptr, {e->at}, false});
     return cudaSuccess;
 }
 
@@ -487,7 +504,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     StreamRef s = resolve(stream, "cudaEventRecord");
     auto ms = std::make_shared<double>(0);
     e->ms = ms;
-    e->at = append(s, Item{e->timed ? std::function<bool()>([ms] { return *ms = now_ms(), true; }) : nullptr, {}});
+    e->at =
+        append(s, Item{e->timed ? std::function<bool()>([ms] { return *ms = now_ms(), true; }) : nullptr, {}, false});
     return cudaSuccess;
 }
 

@@ -336,7 +336,10 @@ void killed() {
             if (r == 1 && when == 0) { /* dies with one missing */
                 ncclComm_t comm;
                 MUST(cudaSetDevice(1));
-                ncclCommInitRankConfig(&comm, 3, id, 1, &config);
+                ncclResult_t busy = ncclCommInitRankConfig(&comm, 3, id, 1, &config);
+                for (int i = 0; i < 100 && busy == ncclInProgress;
+                     i++, usleep(1000)) /* so that it is seen to be there */
+                    MUST(ncclCommGetAsyncError(comm, &busy));
                 kill(getpid(), SIGKILL);
             }
             if (r == 2 && when == 0) _exit(0); /* never comes */
@@ -348,7 +351,7 @@ void killed() {
                 CHECK(result == ncclSuccess, "%d", (int)result);
                 d = memory(300000);
                 if (r == 1 && when == 1) kill(getpid(), SIGKILL); /* before its call */
-                MUST(settle(comm, ncclAllGather(d + 100000 * r, d, 100000, ncclInt8, comm, nullptr)));
+                result = settle(comm, ncclAllGather(d + 100000 * r, d, 100000, ncclInt8, comm, nullptr));
                 if (r == 1) kill(getpid(), SIGKILL); /* after it, before its stream has run */
                 while (cudaStreamQuery(nullptr) == cudaErrorNotReady && result == ncclSuccess)
                     MUST(ncclCommGetAsyncError(comm, &result));

@@ -185,4 +185,9 @@ size_t Wire::unread(int from) const {
     return (size_t)(r->written.load() - r->read.load());
 }
 
+size_t Wire::room(int to) const {
+    const Ring *r = ring(rank, to);
+    return ring_bytes - (size_t)(r->written.load() - r->read.load());
+}
+
 } // namespace cudasim

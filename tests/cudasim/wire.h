@@ -52,8 +52,9 @@ class Wire {
     /* Moves at most `bytes`, returns how many. */
     size_t put(int to, const void *data, size_t bytes);
     size_t get(int from, void *data, size_t bytes);
-    /* Bytes from a worker that nobody has taken. */
+    /* Bytes from a worker that nobody has taken, and bytes that can be put now. */
     size_t unread(int from) const;
+    size_t room(int to) const;
 
   private:
     struct Slot;
