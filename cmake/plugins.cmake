@@ -41,7 +41,8 @@ if(CMAKE_CUDA_COMPILER AND NOT FLRQ_CUDA STREQUAL "OFF")
   set_target_properties(flrq_cuda PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_STANDARD 17)
   # a*b+c is contracted to an fma only where the source says so: the same bits as on the simulator.
   target_compile_options(flrq_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false -Xcompiler=-Wall,-Wextra>)
-  target_link_libraries(flrq_cuda PRIVATE CUDA::cudart CUDA::cublas CUDA::cusolver m dl)
+  # NCCL is loaded at run time, when several GPUs are linked; its header is used where it is found (cuda_link.c).
+  target_link_libraries(flrq_cuda PRIVATE CUDA::cudart CUDA::cublas CUDA::cusolver Threads::Threads m dl)
   set_target_properties(flrq_cuda PROPERTIES BUILD_RPATH "${CUDAToolkit_LIBRARY_DIR}"
                                              INSTALL_RPATH "${CUDAToolkit_LIBRARY_DIR}")
 else()
