@@ -483,10 +483,12 @@ static void quantize_block(count *k, int64_t block, block_seconds *s) {
     count_files(k, source + packed, packed);
 }
 
-static void hide(count *k, flrq_time phase, double all, double behind) {
+/* What is longer than the work that it runs behind is seen. Returns that. */
+static double hide(count *k, flrq_time phase, double all, double behind) {
     double seen = fmax(0, all - behind);
     k->out->seconds[phase] += seen;
     k->out->hidden[phase] += all - seen;
+    return seen;
 }
 
 static void run_block(count *k, int64_t block) {
@@ -507,14 +509,14 @@ static void run_block(count *k, int64_t block) {
     seconds[FLRQ_TIME_QUANTIZE] += s.quantize;
     seconds[FLRQ_TIME_EXCHANGE] += s.exchange;
     seconds[FLRQ_TIME_FORWARD] += s.forward;
-    double compute = s.calibrate + s.quantize + s.exchange + s.forward;
+    double compute = s.calibrate + s.quantize + s.exchange + s.forward, period = compute;
     /* The next block is read beside all of this one, its rows are gathered beside the forward, codes beside the fits
      * that follow; files are written beside the rest of this block and the next until its fits end. The blocks are
      * alike, so this one stands for its neighbours; nothing is before the first. */
-    hide(k, FLRQ_TIME_READ, s.read, overlap && block ? compute : 0);
-    hide(k, FLRQ_TIME_GATHER, s.weights, overlap && block ? s.forward : 0);
-    hide(k, FLRQ_TIME_GATHER, s.codes, k->profile->separate ? fmin(s.codes - s.last_codes, s.quantize) : 0);
-    hide(k, FLRQ_TIME_WRITE, s.files, overlap ? compute : 0);
+    period += hide(k, FLRQ_TIME_READ, s.read, overlap && block ? compute : 0);
+    period += hide(k, FLRQ_TIME_GATHER, s.weights, overlap && block ? s.forward : 0);
+    period += hide(k, FLRQ_TIME_GATHER, s.codes, k->profile->separate ? fmin(s.codes - s.last_codes, s.quantize) : 0);
+    hide(k, FLRQ_TIME_WRITE, s.files, overlap ? period : 0);
     seconds[FLRQ_TIME_WRITE] += s.pack;
 }
 

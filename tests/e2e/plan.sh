@@ -71,4 +71,38 @@ flrq 1 plan data/tinylm --calib $calib --device cuda:7 --device-memory 0.5
 expect "a device that is too small" grep -q 'bytes of device memory wanted, 500000000 to be had.*--calib-len' "$work/err"
 json 0 plan data/tinylm --calib $calib --device cpu
 expect "on the CPU all memory is the host's" test "$(value separate)" = false
+
+# ---- time -----------------------------------------------------------------------------------------------------------------------------------
+# Numbers of a profile are held by test_predict.c; here that the program finds, refuses and shows them.
+flrq 0 plan data/tinylm --calib none --device cpu
+expect "no profile, no time, and how to make one" grep -q 'no profile for this device: times are not predicted; make one with flrq bench ops --profile FILE' "$work/out"
+flrq 0 bench ops --device cpu --threads 2 --seconds 0.0002 --profile "$work/cpu.json" --scratch "$work"
+expect "a profile" grep -q '"source": "measured"' "$work/cpu.json"
+expect "nothing is left of the file bench" test -z "$(ls "$work" | grep flrq-bench)"
+json 0 plan data/tinylm --calib $calib --device cpu --threads 2 --profile "$work/cpu.json"
+alone=$(value seconds_total)
+expect "seconds: $alone" number "$alone > 0"
+expect "one worker" test "$(value workers)" -eq 1
+expect "one worker exchanges nothing" number "$(value exchange) == 0 && $(value gather) == 0"
+json 0 plan data/tinylm --calib $calib --device cpu --threads 2 --profile "$work/cpu.json" --workers 4 --nodes 2
+expect "four on two nodes" test "$(value workers)" -eq 4
+expect "links carry something" number "$(value network) > 0 && $(value exchange) > 0"
+flrq 0 plan data/tinylm --calib $calib --device cpu --profile "$work/cpu.json"
+expect "phases" grep -q '^calibrate ' "$work/out"
+expect "assumptions are listed" grep -q '^assumed .*rank_of_bound 0.25' "$work/out"
+flrq 2 plan data/tinylm --calib $calib --device cpu --profile "$work/cpu.json" --workers 3 --nodes 2
+expect "unequal nodes" grep -q -- '--workers 3 on --nodes 2' "$work/err"
+flrq 0 plan data/tinylm --calib $calib --device cpu --profile ../bench/scaling-h100-sxm.json
+expect "of another kind of device" grep -q '^time .*profile of another kind of device' "$work/out"
+flrq 0 plan data/tinylm --calib $calib --device cuda:7 --device-memory 80 --profile ../bench/scaling-h100-sxm.json
+expect "from data sheets" grep -q 'from data sheets, not measured' "$work/out"
+sed 's/"call_seconds": [^,]*/"call_seconds": -1/' "$work/cpu.json" >"$work/bad.json"
+flrq 1 plan data/tinylm --calib $calib --device cpu --profile "$work/bad.json"
+expect "file and key are named" grep -q 'bad.json: ops.mul.call_seconds must be' "$work/err"
+flrq 1 bench ops --device cpu --seconds 0.0002 --profile "$work/no/such/folder.json"
+expect "the file is named" grep -q "no/such/folder.json" "$work/err"
+for profile in ../profiles/*.json; do
+    flrq 0 plan data/tinylm --calib $calib --device cpu --profile "$profile"
+    expect "$profile is measured" grep -q '^profile .*, measured 20' "$work/out"
+done
 finish
