@@ -24,7 +24,7 @@ pack() {
     local build=$1 archive=$2 dir program
     dir=$(mktemp -d) || exit 1
     mkdir -p "$dir/bin" "$dir/lib"
-    for program in "$build"/flrq "$build"/tests/test_{matrix,small,quant,forward,device}_ops "$(find "$build" -name '*compare_codes' -type f | head -n 1)"; do
+    for program in "$build"/flrq "$build"/tests/test_{matrix,small,quant,forward,device}_ops "$build"/tests/test_comm_nccl "$(find "$build" -name '*compare_codes' -type f | head -n 1)"; do
         cp "$program" "$dir/bin/" || exit 1
     done
     strip "$dir"/bin/* 2>/dev/null
@@ -85,6 +85,19 @@ step_e2e() {
     compare=$(find "$bin_helpers" -name '*compare_codes' -type f | head -n 1)
     [ -n "$compare" ] || { echo "compare_codes is not among the built programs"; return 1; }
     (cd tests && sh e2e/cuda.sh "$bin/flrq" "$compare" "$device")
+}
+
+# One worker for each GPU that is visible; with one GPU a link of one, which loads and starts NCCL all the same.
+step_nccl() {
+    local code
+    (cd tests && FLRQ_TEST_DEVICE=$device "$bin_tests/test_comm_nccl") >"$work/nccl.log" 2>&1
+    code=$?
+    cat "$work/nccl.log"
+    if [ $code -ne 0 ] && grep -q 'need libnccl.so.2' "$work/nccl.log"; then
+        echo "no NCCL here"
+        return 0
+    fi
+    return $code
 }
 
 # Small cases of every table under one tool of compute-sanitizer.
@@ -162,7 +175,7 @@ step_plan() {
 
 # ---- settings --------------------------------------------------------------------------------------------------------
 # Names with their limits in seconds, what is wanted most first.
-steps="machine:20 build:150 devices:60 ops:90 e2e:90 bench_ops:90 quantize_7b:90 bench_sketch:90 memcheck:75 racecheck:60
+steps="machine:20 build:150 devices:60 ops:90 nccl:60 e2e:90 bench_ops:90 quantize_7b:90 bench_sketch:90 memcheck:75 racecheck:60
 initcheck:60 quantize_70b:90 quantize_8b:60 torch:60 plan:30"
 settings() {
     declare -gA ops_filter=()
