@@ -241,8 +241,9 @@ static int64_t slice_stride(int64_t count) {
 size_t flrq_sum_scratch_bytes(int64_t units, int64_t count, size_t width, int size) {
     if (size == 1) return 0;
     int64_t nodes = all_nodes(units, size);
-    int64_t stride = at_once(nodes, count, width) ? count : slice_stride(slice_of(count, 0, size).count);
-    return (size_t)(nodes * stride) * width;
+    if (at_once(nodes, count, width)) return (size_t)(nodes * count) * width;
+    size_t slices = (size_t)(nodes * slice_stride(slice_of(count, 0, size).count)) * width;
+    return slices > AT_ONCE_BYTES ? slices : AT_ONCE_BYTES; /* of a smaller count all nodes may come at once */
 }
 
 static flrq_status sum_at_once(flrq_comm *comm, fold *f, int64_t units, const void *d_nodes, void *d_scratch,

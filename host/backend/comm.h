@@ -126,7 +126,8 @@ int flrq_range_nodes(flrq_range range, flrq_node nodes[FLRQ_RANGE_NODES]);
 /** Largest number of nodes that any worker has of a grid of `units`. */
 int flrq_nodes_max(int64_t units, int size);
 
-/** Scratch of the sums: backend memory for `count` elements of `width` bytes (4 or 8) over a grid of `units`. */
+/** Scratch of the sums: backend memory for `count` elements of `width` bytes (4 or 8), or fewer elements, over a grid of
+ *  `units`. */
 size_t flrq_sum_scratch_bytes(int64_t units, int64_t count, size_t width, int size);
 
 /** Completes sums over a grid of `units`, of which worker r holds flrq_share(units, r, size): d_nodes [own nodes,

@@ -534,7 +534,8 @@ static flrq_status land(job *j) {
     f->active = 0;
     if (!is_root(j)) {
         flrq_block_writer_abort(f->writer);
-        f->writer = NULL;
+        json_decref(f->record);
+        f->writer = NULL, f->record = NULL;
         flrq_state_follow(&j->state, f->block);
     }
     if (f->block < 0 || !is_root(j)) return FLRQ_OK;
@@ -1013,7 +1014,9 @@ flrq_status flrq_quantize_worker(const flrq_params *params, flrq_reporter *repor
     }
     status = share_verdict(&j, is_root(&j) ? quality_gate(&j, report ? report : *result) : FLRQ_OK);
 out:
-    if (status != FLRQ_OK && status != FLRQ_ERR_QUALITY) flrq_comm_fail(comm, status, flrq_last_error());
+    /* Stops and the gate's verdict are of all workers, and the last of them may still be on its way to it. */
+    if (status != FLRQ_OK && status != FLRQ_ERR_QUALITY && status != FLRQ_STOPPED)
+        flrq_comm_fail(comm, status, flrq_last_error());
     json_decref(report);
     json_decref(fingerprint);
     release_blocks(&j); /* the writer's thread ends before the state that it writes to */

@@ -4,7 +4,8 @@
  *   make_model uniform FAMILY DIR      says nothing about the next token: perplexity = vocabulary (64)
  *   make_model cycle FAMILY DIR        is certain that 0 1 2 ... 63 follow each other for ever: perplexity 1. The
  * embedding is tied and the identity, so only the weights of its MLP, which are quantized, can move token t to t + 1
- *   make_model random DIR HIDDEN FFN LAYERS VOCAB    a Llama of Gaussian bf16 weights, for measures of size
+ *   make_model random DIR HIDDEN FFN LAYERS VOCAB [SEGMENTS LENGTH]    a Llama of Gaussian bf16 weights, for measures
+ * of size; its tokens.npy has 4 segments of 256 tokens unless told otherwise
  *
  * FAMILY is llama or opt. Each folder gets tokens.npy, for the first two in the order of the cycle, and backwards.npy
  * in the opposite one.
@@ -208,7 +209,8 @@ static void opt_small(const char *dir, int cycle) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 7 && strcmp(argv[1], "random") == 0) {
+    if ((argc == 7 || argc == 9) && strcmp(argv[1], "random") == 0) {
+        int segments = argc == 9 ? atoi(argv[7]) : 4, length = argc == 9 ? atoi(argv[8]) : 256;
         int64_t hidden = atoll(argv[3]), ffn = atoll(argv[4]), vocab = atoll(argv[6]);
         int layers = atoi(argv[5]);
         mkdir(argv[2], 0777);
@@ -216,14 +218,16 @@ int main(int argc, char **argv) {
         for (int i = 0; i < layers; i++) add_llama_block(i, hidden, ffn, gaussian, gaussian, gaussian, gaussian);
         add(hidden, 0, one, "model.norm.weight");
         llama_config(argv[2], hidden, ffn, layers, vocab, "true");
-        write_tokens(argv[2], "tokens.npy", 4, 256, 7, vocab);
+        write_tokens(argv[2], "tokens.npy", segments, length, 7, vocab);
         write_checkpoint(argv[2]);
         return 0;
     }
     int cycle = argc == 4 && strcmp(argv[1], "cycle") == 0;
     if (argc != 4 || (!cycle && strcmp(argv[1], "uniform") != 0)) {
-        fprintf(stderr,
-                "usage: make_model uniform|cycle llama|opt DIR, or make_model random DIR HIDDEN FFN LAYERS VOCAB\n");
+        fprintf(
+            stderr,
+            "usage: make_model uniform|cycle llama|opt DIR, or make_model random DIR HIDDEN FFN LAYERS VOCAB [SEGMENTS "
+            "LENGTH]\n");
         return 2;
     }
     mkdir(argv[3], 0777);
