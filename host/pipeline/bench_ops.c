@@ -63,6 +63,9 @@ static flrq_status time_cases(flrq_backend *be, const flrq_config *c, const flrq
 static flrq_status make_profile(flrq_backend *be, const flrq_config *c, const flrq_bench_limits *limits,
                                 flrq_reporter *reporter, json_t *rows) {
     flrq_profile profile;
+    flrq_output probe; /* a minute of measuring is not to end with a file that cannot be written */
+    FLRQ_TRY(flrq_output_open(&probe, c->profile));
+    flrq_output_discard(&probe);
     FLRQ_TRY(flrq_profile_measure(&profile, be, limits, c, reporter, rows));
     FLRQ_TRY(flrq_profile_save(&profile, c->profile));
     if (!c->scratch)

@@ -76,7 +76,7 @@ expect "on the CPU all memory is the host's" test "$(value separate)" = false
 # Numbers of a profile are held by test_predict.c; here that the program finds, refuses and shows them.
 flrq 0 plan data/tinylm --calib none --device cpu
 expect "no profile, no time, and how to make one" grep -q 'no profile for this device: times are not predicted; make one with flrq bench ops --profile FILE' "$work/out"
-flrq 0 bench ops --device cpu --threads 2 --seconds 0.0002 --profile "$work/cpu.json" --scratch "$work"
+flrq 0 bench ops --device cpu --threads 2 --seconds 0.001 --profile "$work/cpu.json" --scratch "$work"
 expect "a profile" grep -q '"source": "measured"' "$work/cpu.json"
 expect "nothing is left of the file bench" test -z "$(ls "$work" | grep flrq-bench)"
 json 0 plan data/tinylm --calib $calib --device cpu --threads 2 --profile "$work/cpu.json"
@@ -99,7 +99,7 @@ expect "from data sheets" grep -q 'from data sheets, not measured' "$work/out"
 sed 's/"call_seconds": [^,]*/"call_seconds": -1/' "$work/cpu.json" >"$work/bad.json"
 flrq 1 plan data/tinylm --calib $calib --device cpu --profile "$work/bad.json"
 expect "file and key are named" grep -q 'bad.json: ops.mul.call_seconds must be' "$work/err"
-flrq 1 bench ops --device cpu --seconds 0.0002 --profile "$work/no/such/folder.json"
+flrq 1 bench ops --device cpu --seconds 0.001 --profile "$work/no/such/folder.json"
 expect "the file is named" grep -q "no/such/folder.json" "$work/err"
 for profile in ../profiles/*.json; do
     flrq 0 plan data/tinylm --calib $calib --device cpu --profile "$profile"
