@@ -172,6 +172,7 @@ struct flrq_lane {
 
 static void cuda_lane_close(flrq_lane *lane) {
     if (!lane) return;
+    (void)cuda_link_quiet(lane->state); /* a copy may come after an op that waits for another worker */
     if (lane->stream) (void)cudaStreamSynchronize(lane->stream);
     for (int i = 0; i < LANE_EVENTS; i++)
         if (lane->done[i]) (void)cudaEventDestroy(lane->done[i]);
