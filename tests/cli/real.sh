@@ -30,12 +30,13 @@ status() {
 status 0 --version
 expect version grep -qx "flrq [0-9]*\.[0-9]*\.[0-9]*" "$work/out"
 status 2
-for command in quantize plan eval inspect compare devices tokenize "bench sketch" "bench ops" "bench quantize"; do
+for command in quantize plan eval inspect compare devices tokenize "bench sketch" "bench ops" "bench quantize" submit; do
     # shellcheck disable=SC2086
     status 0 $command --help
     expect "$command usage" grep -q "^usage: flrq $command" "$work/out"
     expect "$command width" test "$(awk 'length > 100' "$work/out" | wc -l)" -eq 0
     cp "$work/out" "$work/help-$(echo "$command" | tr ' ' -)"
+    [ "$command" != submit ] || cat "$work/help-quantize" >>"$work/help-submit" # it carries one
     # Every option of every example of the manual page exists.
     "$flrq" help --man | sed -n "s/^flrq $command \(.*\)/\1/p" | sed 's/\\-/-/g' >"$work/examples"
     for word in $(grep -o -- '--[a-z-]*' "$work/examples"); do

@@ -240,32 +240,54 @@ if [ -n "$way" ]; then
     expect "after death: bytes" same "$out" "$work/lengthy"
 fi
 
-# ---- a node dies: Slurm starts the job again when it can -------------------------------------------------------------------------
+# ---- a node dies, with all that runs on it: Slurm starts the job again when it can ---------------------------------------------------
 # shellcheck disable=SC2086
 submit node $before -- $lengthy $after
 expect "node: first block" until_true 60 logged '  block 1/4  '
-node=$(squeue --noheader --jobs="$job" --format=%N)
-[ "$node" = n1 ] || node=n1
-kill -9 "$(cat "$cluster/slurmd.n1.pid")"
-scontrol update nodename=n1 state=down reason=test
-if [ -n "$way" ]; then
-    expect "node: queued again" until_true 30 is_state PENDING
-    expect "node: nobody is left" until_true 30 no_task_left
-fi
-slurmd -f "$SLURM_CONF" -N n1
-scontrol update nodename=n1 state=resume
+lost=$(squeue --noheader --jobs="$job" --format=%B)
+[ -z "$way" ] || lost=n1 # not the one whose script runs srun
+kill -9 "$(cat "$cluster/slurmd.$lost.pid")"
+scontrol update nodename="$lost" state=down reason=test
+for pid in $(pgrep -f "quantize $PWD/data/tinylm -o $out "); do
+    tr '\0' '\n' <"/proc/$pid/environ" | grep -q -x "SLURMD_NODENAME=$lost" && kill -9 "$pid"
+done
+[ -z "$way" ] || expect "node: queued again" until_true 30 is_state PENDING
+expect "node: nobody is left of the first start" until_true 30 no_task_left
+slurmd -f "$SLURM_CONF" -N "$lost"
 ended node COMPLETED 0
-[ -z "$way" ] || expect "node: second start" logged '\] start 2 on'
+expect "node: second start" logged '\] start 2 on'
 expect "node: bytes" same "$out" "$work/lengthy"
 
-# ---- a real time limit -------------------------------------------------------------------------------------------------------------
+# ---- real time limits: one that the run knows, and one of which only Slurm tells it -----------------------------------------------
 if [ "${FLRQ_TEST_LONG:-}" = 1 ]; then
-    longest="--bits 3 --calib data/tinylm/calib.txt --calib-samples 8192 --calib-len 256 --threads 1"
+    longest="--bits 3 --calib data/tinylm/calib.txt --calib-samples 2048 --calib-len 256 --threads 1"
+    cat >"$work/unaware" <<END
+#!/bin/sh
+SLURM_JOB_END_TIME=\$((\$(date +%s) + 86400))
+export SLURM_JOB_END_TIME
+exec $flrq "\$@"
+END
+    chmod +x "$work/unaware"
+    # shellcheck disable=SC2086
+    flrq 0 quantize data/tinylm -o "$work/longest" --device cpu --quiet $longest --threads 2
     # shellcheck disable=SC2086
     submit limit --time 1 -- $longest
-    expect "limit: stops" until_true 120 logged 'stopped with'
-    expect "limit: in time" test "$(grep -c 'DUE TO TIME LIMIT' "$log")" -eq 0
-    scancel "$job"
-    expect "limit: ends" until_true 30 is_gone "$job"
+    # shellcheck disable=SC2086
+    submit told --time 1 --signal-seconds 20 --program "$work/unaware" -- $longest
+    for long in limit told; do
+        out=$work/$long
+        log=$(ls "$out"/slurm/job-*.log)
+        job=${log##*/job-}
+        job=${job%.log}
+        expect "$long: ends" until_true 400 is_gone "$job"
+        expect "$long: stopped in order" logged 'stopped with [1-3] of 4 blocks'
+        expect "$long: queued again" logged 'queued again'
+        expect "$long: not ended by Slurm" test "$(grep -c 'DUE TO TIME LIMIT' "$log")" -eq 0
+        expect "$long: bytes" same "$out" "$work/longest"
+    done
+    log=$work/limit/slurm/job-*.log
+    expect "limit: by the clock" grep -q 'too few for another block' $log
+    log=$work/told/slurm/job-*.log
+    expect "told: by the signal" grep -q 'again to abort' $log
 fi
 finish
