@@ -9,7 +9,8 @@ static const char *stop_message(const cli_progress *progress) {
     if (cli_is_follower()) return "";
     switch (progress->mode) {
     case CLI_PROGRESS_LOG:
-        snprintf(text, sizeof text, "%snote: stopping after the present unit; again to abort\n", cli_log_prefix());
+        snprintf(text, sizeof text, "%snote: stopping after the present unit%s\n", cli_log_prefix(),
+                 cli_is_launched() ? "" : "; again to abort"); /* the launcher's user is not here */
         return text;
     case CLI_PROGRESS_LIVE:
         return "\r\033[Knote: stopping after the present unit; again to abort\n";

@@ -279,12 +279,8 @@ flrq_status flrq_state_open(flrq_state *s, const flrq_config *c, const flrq_mode
     json_t *records = NULL, *first = NULL;
     const json_t *complete = NULL;
     char *path = NULL, *folder = NULL;
-    int existed = flrq_path_exists(c->out);
-    if (existed) {
-        struct stat info;
-        if (stat(c->out, &info) == 0 && !S_ISDIR(info.st_mode))
-            return flrq_fail(FLRQ_ERR_USAGE, "%s is a file; -o names the output folder", c->out);
-    }
+    int existed = flrq_path_exists(c->out), has_journal;
+    FLRQ_TRY(flrq_state_look(c->out, &has_journal));
     if (!existed && c->resume == RESUME_REQUIRED)
         return flrq_fail(FLRQ_ERR_USAGE, "%s does not exist, so there is no run to resume", c->out);
     FLRQ_TRY(flrq_dir_make(c->out));
@@ -294,9 +290,7 @@ flrq_status flrq_state_open(flrq_state *s, const flrq_config *c, const flrq_mode
     folder = flrq_path_join(c->out, ".flrq");
     if (!s->dir || !s->blocks || !path || !folder) FLRQ_GOTO(flrq_fail_memory(sizeof *s, "the run's state"));
     FLRQ_GOTO(flrq_dir_lock(&s->lock, s->dir));
-    int has_journal = flrq_path_exists(path), entries = entries_of(s->dir);
-    if (!has_journal && entries != 0)
-        FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "%s exists and is not a run of flrq; choose another -o", c->out));
+    has_journal = flrq_path_exists(path); /* now that no other run is in it */
     if (has_journal && c->resume == RESUME_NEVER)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "%s holds a run and --resume is never; choose another -o", c->out));
     if (!has_journal && c->resume == RESUME_REQUIRED)

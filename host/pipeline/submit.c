@@ -301,9 +301,8 @@ static flrq_status check_time(double limit, const json_t *plan, flrq_reporter *r
                          "%.0f s; give more --time or more GPUs",
                          total / blocks, usable);
     if (total > usable)
-        flrq_notice(reporter,
-                    "the plan predicts %.0f s, --time is %.0f s: the job will be queued again about %.0f times", total,
-                    limit, ceil(total / usable) - 1);
+        flrq_notice(reporter, "the plan predicts %.0f s, --time is %.0f s: the job will be started about %.0f times",
+                    total, limit, ceil(total / usable));
     return FLRQ_OK;
 }
 

@@ -196,7 +196,7 @@ chmod +x "$work/hasty"
 submit clock --time 5 --program "$work/hasty" -- $brief
 ended clock COMPLETED 0
 expect "clock: stops by itself" logged 'too few for another block'
-expect "clock: no signal" test "$(grep -c 'again to abort' "$log")" -eq 0
+expect "clock: no signal" test "$(grep -c 'stopping after' "$log")" -eq 0
 expect "clock: second start" logged '\] start 2 on'
 expect "clock: bytes" same "$out" "$work/brief"
 
@@ -288,6 +288,6 @@ END
     log=$work/limit/slurm/job-*.log
     expect "limit: by the clock" grep -q 'too few for another block' $log
     log=$work/told/slurm/job-*.log
-    expect "told: by the signal" grep -q 'again to abort' $log
+    expect "told: by the signal" grep -q 'stopping after' $log
 fi
 finish

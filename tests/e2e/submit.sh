@@ -141,6 +141,21 @@ refused 2 'partition nope does not exist; this cluster has: cpu,gpu' --partition
 refused 2 'jobs of partition gpu may take 1440 minutes' --partition gpu --time 1-01 -- $run -o "$work/q"
 refused 2 'nodes of the default partition have 0' --gpus-per-node 1 -- $run -o "$work/q"
 refused 2 'srun has no --mpi=pmix' --nodes 2 -- $run -o "$work/q" --mpi openmpi
+# The time that the plan predicts from a profile of a device, here of a very slow one.
+sed 's/"flops_s": [0-9][0-9.e+]*/"flops_s": 1e6/' ../bench/scaling-h100-sxm.json >"$work/profile"
+set -- --gpus-per-node 1 --partition gpu --profile "$work/profile"
+slow="quantize data/tinylm -o $work/q --calib data/tinylm/calib.txt --calib-samples 32 --calib-len 64"
+json 0 submit --print "$@" -- $slow
+predicted=$(value seconds_total)
+minutes=$(awk "BEGIN { printf \"%d\", 0.6 * $predicted / 60 + 1 }")
+expect "predicted: minutes $minutes of $predicted s" test "$minutes" -ge 20
+flrq 0 submit --print "$@" --time "$minutes" -- $slow
+expect "predicted: queued again" grep -q "the plan predicts .* s, --time is .* s: the job will be started about 2 times" "$work/err"
+flrq 0 submit --print "$@" --time $((4 * minutes)) -- $slow
+expect "predicted: enough time" test "$(grep -c 'will be started about' "$work/err")" -eq 0
+refused 2 'no block would finish: the plan predicts .* s for each, and --time leaves' "$@" --time $((minutes / 4)) -- $slow
+flrq 0 submit "$@" --time 4 --print -- $run -o "$work/q"
+expect "predicted: a small model" test "$(grep -c 'will be started about' "$work/err")" -eq 0
 PATH=/usr/bin:/bin
 command -v sinfo >/dev/null || refused 1 'sinfo: not found in PATH; submit where' -- $run -o "$work/q"
 PATH=$work/bin:$PATH
