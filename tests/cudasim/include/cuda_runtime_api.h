@@ -200,7 +200,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const voi
 
 enum {
     CUDASIM_ALLOC = 1,   /* cudaMalloc, cudaMallocHost, cudaHostAlloc */
-    CUDASIM_LIB = 2,     /* every cuBLAS and cuSOLVER call that can fail */
+    CUDASIM_LIB = 2,     /* every cuBLAS, cuSOLVER and NCCL call that can fail */
     CUDASIM_LAUNCH = 4,  /* kernels; the failure shows at the next synchronisation and stays */
     CUDASIM_COPY = 8,    /* copies and memsets */
     CUDASIM_CREATE = 16, /* streams and events */
