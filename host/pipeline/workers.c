@@ -175,6 +175,16 @@ static int threads_of(const flrq_config *c, int sharing) {
     return threads < 1 ? 1 : threads;
 }
 
+/* A run of processes that was killed may have left its meeting place. */
+static void sweep_meeting_place(const flrq_config *c) {
+    char *folder = flrq_path_join(c->out, ".flrq");
+    char *dir = folder ? flrq_path_join(folder, FLRQ_WORKERS_FOLDER) : NULL;
+    if (dir) flrq_rollcall_sweep(dir);
+    if (folder) rmdir(folder); /* only if nothing else is in it */
+    free(dir);
+    free(folder);
+}
+
 static flrq_status run_local(const flrq_params *params, flrq_reporter *reporter, const char *kind, int devices,
                              json_t **result) {
     const flrq_config *c = &params->config;
@@ -212,6 +222,7 @@ static flrq_status run_local(const flrq_params *params, flrq_reporter *reporter,
     for (int r = 0; r < size; r++) workers[r].comm = comms[r];
     status = run_threads(workers, size);
     *result = workers[0].result;
+    if (status == FLRQ_OK || status == FLRQ_ERR_QUALITY) sweep_meeting_place(c);
 out:
     free(places);
     free(comms);

@@ -115,7 +115,7 @@ same() {
 
 # the_same: of a run that was resumed: it says so.
 the_same() {
-    same "$1" "$2" resumed_blocks notices arguments.resume
+    same "$1" "$2" resumed_blocks notices arguments.resume arguments.device
 }
 
 # unfinished OUT: may be continued, and does not look complete.
