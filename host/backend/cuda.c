@@ -54,8 +54,11 @@ static flrq_status fail_device_memory(size_t bytes, const char *what) {
                      free_bytes, total);
 }
 
+/* Memory that devices of one process may read from each other is mapped into all of them, which may wait for each: so
+ * not while one of them waits for another worker. */
 static flrq_status cuda_alloc(flrq_backend *be, void **out, size_t bytes, const char *what) {
     *out = NULL;
+    FLRQ_TRY(cuda_link_quiet(cuda_of(be)));
     cudaError_t error = cudaMalloc(out, bytes ? bytes : CACHE_LINE);
     if (error == cudaErrorMemoryAllocation) return fail_device_memory(bytes, what);
     return cuda_check(error, what, 1, (int64_t)bytes);
@@ -71,6 +74,7 @@ static void cuda_release(flrq_backend *be, void *memory) {
 
 static flrq_status cuda_host_alloc(flrq_backend *be, void **out, size_t bytes, const char *what) {
     *out = NULL;
+    FLRQ_TRY(cuda_link_quiet(cuda_of(be)));
     cudaError_t error = cudaMallocHost(out, bytes ? bytes : CACHE_LINE);
     if (error == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();

@@ -161,6 +161,7 @@ static flrq_status nccl_failed(cuda_state *state, ncclResult_t result, const cha
     cuda_link *link = state->link;
     flrq_status status = result == ncclRemoteError ? FLRQ_ERR_PEER : FLRQ_ERR_INTERNAL;
     char text[512];
+    (void)cudaSetDevice(state->device);
     pthread_mutex_lock(&link->lock);
     const char *detail = link->comm ? nccl.ncclGetLastError(link->comm) : NULL;
     snprintf(text, sizeof text, "NCCL: worker %d of %d (" CUDA_BACKEND_NAME ":%d), %s: %s%s%.300s", link->rank,
@@ -172,6 +173,11 @@ static flrq_status nccl_failed(cuda_state *state, ncclResult_t result, const cha
 }
 
 /* ---- waiting ----------------------------------------------------------------------------------------------------- */
+
+/* A call that does not block may be taken at once or later. */
+static int taken(ncclResult_t result) {
+    return result == ncclSuccess || result == ncclInProgress;
+}
 
 typedef struct question {
     cuda_state *state;
@@ -187,14 +193,14 @@ static flrq_status ask_communicator(void *what, int *done) {
     pthread_mutex_unlock(&link->lock);
     if (result == ncclSuccess) result = now;
     *done = result == ncclSuccess;
-    return result == ncclSuccess || result == ncclInProgress ? FLRQ_OK : nccl_failed(q->state, result, q->what);
+    return taken(result) ? FLRQ_OK : nccl_failed(q->state, result, q->what);
 }
 
 /* Until the communicator has taken what was asked of it; `result` is what the call returned. */
 static flrq_status settle(cuda_state *state, ncclResult_t result, const char *what) {
     question q = {state, what};
     FLRQ_TRY(cuda_link_state(state)); /* another thread may have broken it before the call */
-    if (result != ncclSuccess && result != ncclInProgress) return nccl_failed(state, result, what);
+    if (!taken(result)) return nccl_failed(state, result, what);
     if (result == ncclSuccess) return cuda_link_state(state);
     return cuda_wait_until(state, ask_communicator, &q);
 }
@@ -339,13 +345,13 @@ static ncclResult_t issue_gather(cuda_link *link, char *d_all, const size_t *fir
     if (equal)
         return nccl.ncclAllGather(d_all + first[link->rank], d_all + first[0], bytes, ncclInt8, link->comm, stream);
     ncclResult_t result = nccl.ncclGroupStart();
-    if (result != ncclSuccess) return result;
-    for (int r = 0; r < link->size && result == ncclSuccess; r++)
+    if (!taken(result)) return result;
+    for (int r = 0; r < link->size && taken(result); r++)
         if (first[r + 1] > first[r])
             result = nccl.ncclBroadcast(d_all + first[r], d_all + first[r], first[r + 1] - first[r], ncclInt8, r,
                                         link->comm, stream);
     ncclResult_t end = nccl.ncclGroupEnd();
-    return result == ncclSuccess || result == ncclInProgress ? end : result;
+    return taken(result) ? end : result;
 }
 
 static flrq_status link_gather(flrq_backend *be, void *d_all, const size_t *first, int beside) {
@@ -374,16 +380,16 @@ static flrq_status link_join(flrq_backend *be) {
 static ncclResult_t issue_transfer(cuda_link *link, const flrq_transfer *sends, int n_sends,
                                    const flrq_transfer *receives, int n_receives, cudaStream_t stream) {
     ncclResult_t result = nccl.ncclGroupStart();
-    if (result != ncclSuccess) return result;
-    for (int i = 0; i < n_sends && result == ncclSuccess; i++)
+    if (!taken(result)) return result;
+    for (int i = 0; i < n_sends && taken(result); i++)
         if (sends[i].bytes)
             result = nccl.ncclSend(sends[i].d_data, sends[i].bytes, ncclInt8, sends[i].peer, link->comm, stream);
-    for (int i = 0; i < n_receives && result == ncclSuccess; i++)
+    for (int i = 0; i < n_receives && taken(result); i++)
         if (receives[i].bytes)
             result =
                 nccl.ncclRecv(receives[i].d_data, receives[i].bytes, ncclInt8, receives[i].peer, link->comm, stream);
     ncclResult_t end = nccl.ncclGroupEnd();
-    return result == ncclSuccess || result == ncclInProgress ? end : result;
+    return taken(result) ? end : result;
 }
 
 static flrq_status link_transfer(flrq_backend *be, const flrq_transfer *sends, int n_sends,
