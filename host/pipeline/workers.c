@@ -75,6 +75,7 @@ typedef struct worker {
     int rank, size, in_process;
     flrq_comm *comm;         /* joins the workers on the host, NULL: by their devices alone; closed by run_worker() */
     flrq_rollcall *rollcall; /* of processes */
+    pthread_mutex_t calling; /* the roll call: threads that wait for the device ask it too */
     json_t *result;
     flrq_status status;
     pthread_t thread;
@@ -87,11 +88,33 @@ static flrq_status share_link_id(const worker *w, flrq_backend *be, void *id) {
     return flrq_rollcall_share(w->rollcall, id, FLRQ_LINK_ID_BYTES);
 }
 
-static void watch(flrq_comm *comm, flrq_rollcall *rollcall) {
-    if (!rollcall) return;
-    comm->watch = flrq_rollcall_watch, comm->watch_user = rollcall;
-    comm->watch_doing = (void (*)(void *, int64_t, const char *))flrq_rollcall_doing;
-    comm->watch_fail = (void (*)(void *, flrq_status, const char *))flrq_rollcall_fail;
+static flrq_status watch_others(void *user) {
+    worker *w = user;
+    pthread_mutex_lock(&w->calling);
+    flrq_status status = flrq_rollcall_watch(w->rollcall);
+    pthread_mutex_unlock(&w->calling);
+    return status;
+}
+
+static void tell_doing(void *user, int64_t block, const char *phase) {
+    worker *w = user;
+    pthread_mutex_lock(&w->calling);
+    flrq_rollcall_doing(w->rollcall, block, phase);
+    pthread_mutex_unlock(&w->calling);
+}
+
+static void tell_failure(void *user, flrq_status status, const char *text) {
+    worker *w = user;
+    pthread_mutex_lock(&w->calling);
+    flrq_rollcall_fail(w->rollcall, status, text);
+    pthread_mutex_unlock(&w->calling);
+}
+
+static void watch(worker *w) {
+    if (!w->rollcall) return;
+    w->comm->watch = watch_others, w->comm->watch_user = w;
+    w->comm->watch_doing = tell_doing;
+    w->comm->watch_fail = tell_failure;
 }
 
 /* Joins the devices where memory is theirs. */
@@ -114,9 +137,9 @@ static flrq_status join_devices(worker *w, flrq_backend *be) {
                          w->device);
     if (!w->comm) FLRQ_TRY(share_link_id(w, be, id));
     FLRQ_TRY(flrq_comm_nccl(&joined, w->comm, be, w->comm ? NULL : id, w->rank, w->size, w->params->config.peer_timeout,
-                            w->rollcall ? flrq_rollcall_watch : NULL, w->rollcall));
+                            w->rollcall ? watch_others : NULL, w));
     w->comm = joined;
-    watch(w->comm, w->rollcall);
+    watch(w);
     return FLRQ_OK;
 }
 
@@ -260,6 +283,7 @@ static flrq_status run_process(const flrq_params *params, flrq_reporter *reporte
     const flrq_config *c = &params->config;
     flrq_reporter silent = {.start = reporter->start};
     worker w = {.params = params, .reporter = l->rank ? &silent : reporter, .rank = l->rank, .size = l->size};
+    w.calling = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     flrq_status status = FLRQ_OK;
     const char *mpi = mpi_of(c, l);
     char *folder = NULL, *dir = NULL;
@@ -292,7 +316,7 @@ static flrq_status run_process(const flrq_params *params, flrq_reporter *reporte
     FLRQ_GOTO(flrq_dir_make(c->out));
     FLRQ_GOTO(flrq_dir_make(folder));
     FLRQ_GOTO(flrq_rollcall_join(&w.rollcall, dir, l->nonce, l->rank, l->size, w.device, c->peer_timeout));
-    if (w.comm) watch(w.comm, w.rollcall);
+    if (w.comm) watch(&w);
     run_worker(&w);
     status = w.status;
     *result = w.result;
