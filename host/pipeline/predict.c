@@ -138,7 +138,7 @@ static void exchange_sum(count *k, const grid *g, double values, double width) {
     if (workers == 1 || values == 0) return;
     double received = (double)flrq_sum_scratch_bytes(g->units, (int64_t)values, (size_t)width, workers);
     double slice = received / g->all / width;
-    int sliced = slice < values;
+    int sliced = received < g->all * values * width; /* whole numbers, exact */
     ops(k, FLRQ_COST_ADD, g->all - 1, (g->all - 1) * slice * width / sizeof(float), 0);
     k->exchange += exchange_seconds(k, received * (workers - 1) / workers, 1, 0);
     if (sliced) k->exchange += exchange_seconds(k, values * width * (workers - 1) / workers, 1, 1);
