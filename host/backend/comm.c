@@ -238,6 +238,10 @@ static int64_t slice_stride(int64_t count) {
     return (count + SLICE_STEP - 1) / SLICE_STEP * SLICE_STEP;
 }
 
+int flrq_sum_is_sliced(int64_t units, int64_t count, size_t width, int size) {
+    return size > 1 && !at_once(all_nodes(units, size), count, width);
+}
+
 size_t flrq_sum_scratch_bytes(int64_t units, int64_t count, size_t width, int size) {
     if (size == 1) return 0;
     int64_t nodes = all_nodes(units, size);

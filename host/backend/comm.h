@@ -126,6 +126,9 @@ int flrq_range_nodes(flrq_range range, flrq_node nodes[FLRQ_RANGE_NODES]);
 /** Largest number of nodes that any worker has of a grid of `units`. */
 int flrq_nodes_max(int64_t units, int size);
 
+/** Whether a sum goes by slices, in two exchanges, or all nodes go to all workers in one; see flrq_comm_sum_f32(). */
+int flrq_sum_is_sliced(int64_t units, int64_t count, size_t width, int size);
+
 /** Scratch of the sums: backend memory for `count` elements of `width` bytes (4 or 8), or fewer elements, over a grid of
  *  `units`. */
 size_t flrq_sum_scratch_bytes(int64_t units, int64_t count, size_t width, int size);

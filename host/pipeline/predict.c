@@ -131,17 +131,15 @@ static grid grid_of(const count *k, int64_t units) {
     return g;
 }
 
-/* A sum of `values` over the grid: flrq_comm_sum_f32() and _f64(). Its scratch is what a worker receives; when that is
- * not all of the nodes, they went by slices, and the slices of the sum are gathered. Shares are taken to be equal. */
+/* A sum of `values` over the grid: flrq_comm_sum_f32() and _f64(). Shares and slices are taken to be equal. */
 static void exchange_sum(count *k, const grid *g, double values, double width) {
     int workers = k->cluster->workers;
     if (workers == 1 || values == 0) return;
-    double received = (double)flrq_sum_scratch_bytes(g->units, (int64_t)values, (size_t)width, workers);
-    double slice = received / g->all / width;
-    int sliced = received < g->all * values * width; /* whole numbers, exact */
+    int sliced = flrq_sum_is_sliced(g->units, (int64_t)values, (size_t)width, workers);
+    double slice = sliced ? values / workers : values, others = (double)(workers - 1) / workers;
     ops(k, FLRQ_COST_ADD, g->all - 1, (g->all - 1) * slice * width / sizeof(float), 0);
-    k->exchange += exchange_seconds(k, received * (workers - 1) / workers, 1, 0);
-    if (sliced) k->exchange += exchange_seconds(k, values * width * (workers - 1) / workers, 1, 1);
+    k->exchange += exchange_seconds(k, g->all * slice * width * others, 1, 0);
+    if (sliced) k->exchange += exchange_seconds(k, values * width * others, 1, 1);
 }
 
 /* Rows of all workers to all. */
@@ -203,7 +201,9 @@ static void orthonormalize_left(count *k, const matrix *a, double b) {
 
 static void transposed(count *k, const matrix *a, flrq_cost cost, double b) {
     ops(k, cost, a->chunks.most, a->r * a->n, 2 * a->r * a->n * b);
+    if (k->cluster->workers == 1) return;
     exchange_sum(k, &a->chunks, a->n * b, sizeof(float));
+    op(k, FLRQ_COST_ADD, a->n * b, 0); /* the column scale, after the sum */
 }
 
 static double width_of(const count *k, const matrix *a, double terms) {
