@@ -94,15 +94,17 @@ static flrq_status need_nccl(void) {
 
 /* ---- state ------------------------------------------------------------------------------------------------------- */
 
+enum { WHOLE = 0, NAMING = 1, BROKEN = 2 }; /* NAMING: broken, and its cause is being asked for */
+
 /* Which stream a link op ran on. */
 enum { ON_OPS = 0, BESIDE = 1, STREAMS = 2 };
 
 struct cuda_link {
     pthread_mutex_t lock; /* of every call on the communicator and of what follows */
     ncclComm_t comm;      /* NULL: closed or broken */
-    flrq_status failure;  /* how it broke; atomic_load(&broken) first */
+    atomic_int condition;
+    flrq_status failure; /* how it broke, once it is BROKEN */
     char text[512];
-    atomic_int broken;
     atomic_int meeting; /* link_open() or link_close() is waiting for the others */
     int rank, size;
     cudaStream_t stream;       /* of gathers beside the ops */
@@ -110,21 +112,27 @@ struct cuda_link {
     cudaEvent_t done[STREAMS]; /* after the last link op on each stream */
 };
 
+static const struct timespec naming_pause = {0, 50 * 1000 * 1000};
+
 flrq_status cuda_link_state(cuda_state *state) {
-    const cuda_link *link = state->link;
-    if (!link || !atomic_load(&link->broken)) return FLRQ_OK;
+    cuda_link *link = state->link;
+    if (!link || atomic_load(&link->condition) == WHOLE) return FLRQ_OK;
+    while (atomic_load(&link->condition) == NAMING) (void)nanosleep(&naming_pause, NULL);
     return flrq_fail(link->failure, "%s", link->text);
 }
 
 /* Under the lock. Kernels that wait for other workers end, and nobody takes their memory for results. */
-static void break_locked(cuda_link *link, flrq_status status, const char *text) {
-    if (!atomic_load(&link->broken)) {
-        link->failure = status;
-        snprintf(link->text, sizeof link->text, "%s", text);
-        atomic_store(&link->broken, 1);
-    }
+static void abort_locked(cuda_link *link, int condition) {
+    if (atomic_load(&link->condition) == WHOLE) atomic_store(&link->condition, condition);
     if (link->comm) (void)nccl.ncclCommAbort(link->comm);
     link->comm = NULL;
+}
+
+/* The first text stays. */
+static void set_cause(cuda_link *link, flrq_status status, const char *text) {
+    if (atomic_load(&link->condition) == BROKEN) return;
+    link->failure = status;
+    snprintf(link->text, sizeof link->text, "%s", text);
 }
 
 void cuda_link_break(cuda_state *state, flrq_status status) {
@@ -132,7 +140,10 @@ void cuda_link_break(cuda_state *state, flrq_status status) {
     if (!link) return;
     (void)cudaSetDevice(state->device); /* a lane's thread may be the one */
     pthread_mutex_lock(&link->lock);
-    if (link->comm) break_locked(link, status, flrq_last_error());
+    if (link->comm) {
+        set_cause(link, status, flrq_last_error());
+        abort_locked(link, BROKEN);
+    }
     pthread_mutex_unlock(&link->lock);
 }
 
@@ -147,11 +158,9 @@ static int is_open(cuda_link *link) {
  * moment later, and says more. */
 static flrq_status name_the_cause(cuda_state *state, flrq_status status, const char *text) {
     enum { TRIES = 40 };
-    static const struct timespec pause = {0, 50 * 1000 * 1000};
-    for (int i = 0; i < TRIES; i++) {
+    for (int i = 0; i < TRIES && atomic_load(&state->watched); i++) {
         FLRQ_TRY(cuda_watch(state));
-        if (!atomic_load(&state->watched)) break;
-        (void)nanosleep(&pause, NULL);
+        (void)nanosleep(&naming_pause, NULL);
     }
     return flrq_fail(status, "%s", text);
 }
@@ -167,9 +176,14 @@ static flrq_status nccl_failed(cuda_state *state, ncclResult_t result, const cha
     snprintf(text, sizeof text, "NCCL: worker %d of %d (" CUDA_BACKEND_NAME ":%d), %s: %s%s%.300s", link->rank,
              link->size, state->device, what, nccl.ncclGetErrorString(result), detail && detail[0] ? ": " : "",
              detail ? detail : "");
-    break_locked(link, status, text);
+    int first = atomic_load(&link->condition) == WHOLE;
+    abort_locked(link, NAMING);
     pthread_mutex_unlock(&link->lock);
-    return status == FLRQ_ERR_PEER ? name_the_cause(state, status, text) : flrq_fail(status, "%s", text);
+    if (!first) return cuda_link_state(state);
+    status = status == FLRQ_ERR_PEER ? name_the_cause(state, status, text) : flrq_fail(status, "%s", text);
+    set_cause(link, status, flrq_last_error());
+    atomic_store(&link->condition, BROKEN);
+    return status;
 }
 
 /* ---- waiting ----------------------------------------------------------------------------------------------------- */
@@ -316,11 +330,13 @@ static void link_close(flrq_backend *be, int broken) {
         broken = meet(state, result, "leaving") != FLRQ_OK;
     }
     pthread_mutex_lock(&link->lock);
-    if (broken)
-        break_locked(link, FLRQ_ERR_PEER, "the link between the devices was closed after a failure");
-    else if (link->comm)
+    if (link->comm && broken) {
+        set_cause(link, FLRQ_ERR_PEER, "the link between the devices was closed after a failure");
+        abort_locked(link, BROKEN);
+    } else if (link->comm) {
         (void)nccl.ncclCommDestroy(link->comm);
-    link->comm = NULL;
+        link->comm = NULL;
+    }
     pthread_mutex_unlock(&link->lock);
 }
 
