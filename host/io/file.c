@@ -36,8 +36,13 @@ bool flrq_path_exists(const char *path) {
     return stat(path, &st) == 0;
 }
 
-/* The folder that holds `path`, as a new string: "." for a bare name, "/" for a name in the root. */
-static char *parent_of(const char *path) {
+bool flrq_path_names(const char *path, int fd) {
+    struct stat by_name, by_fd;
+    return stat(path, &by_name) == 0 && fstat(fd, &by_fd) == 0 && by_name.st_ino == by_fd.st_ino &&
+           by_name.st_dev == by_fd.st_dev;
+}
+
+char *flrq_path_parent(const char *path) {
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/') length--;
     while (length > 0 && path[length - 1] != '/') length--;
@@ -204,7 +209,7 @@ flrq_status flrq_output_open(flrq_output *output, const char *path) {
 flrq_status flrq_output_join(flrq_output *output, const char *path) {
     FLRQ_TRY(output_name(output, path));
     output->joined = true;
-    char *dir = parent_of(path);
+    char *dir = flrq_path_parent(path);
     if (dir) flrq_dir_refresh(dir);
     free(dir);
     output->fd = open(output->temp, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
@@ -369,7 +374,7 @@ flrq_status flrq_dir_sync(const char *dir) {
 }
 
 flrq_status flrq_dir_sync_parent(const char *path) {
-    char *dir = parent_of(path);
+    char *dir = flrq_path_parent(path);
     if (!dir) return flrq_fail_memory(strlen(path), "a file name");
     flrq_status status = flrq_dir_sync(dir);
     free(dir);
@@ -400,7 +405,7 @@ flrq_status flrq_dir_free_bytes(const char *path, uint64_t *out) {
             free(at);
             return status;
         }
-        char *parent = parent_of(at);
+        char *parent = flrq_path_parent(at);
         free(at);
         at = parent;
     }

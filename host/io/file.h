@@ -16,6 +16,13 @@ char *flrq_path_join(const char *dir, const char *name);
 /** True when a file or folder of that name exists. */
 bool flrq_path_exists(const char *path);
 
+/** True when `path` (still) names the open file `fd`. */
+bool flrq_path_names(const char *path, int fd);
+
+/** The folder that holds `path`, as a new string (free()): "." for a bare name, "/" for a name in the root; NULL on out
+ *  of memory. */
+char *flrq_path_parent(const char *path);
+
 /** Reads a whole file into *out (free(); one extra NUL byte). Refuses files over max_bytes by number. */
 flrq_status flrq_file_read(const char *path, size_t max_bytes, char **out, size_t *out_bytes);
 

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/file.h"
@@ -19,13 +18,6 @@ struct flrq_lock {
     char *path;
     int fd;
 };
-
-/* True when `path` still names the open file `fd`. */
-static bool names_file(const char *path, int fd) {
-    struct stat by_name, by_fd;
-    return stat(path, &by_name) == 0 && fstat(fd, &by_fd) == 0 && by_name.st_ino == by_fd.st_ino &&
-           by_name.st_dev == by_fd.st_dev;
-}
 
 /* The sentence for a folder that is taken. The holder writes its name right after locking, so the text may still be
  * empty. */
@@ -80,7 +72,7 @@ flrq_status flrq_dir_lock(flrq_lock **out, const char *dir) {
                                     path);
             goto out;
         }
-        if (names_file(path, fd)) break;
+        if (flrq_path_names(path, fd)) break;
         close(fd); /* the former holder removed it between our open and our lock: take the new one */
         fd = -1;
     }
@@ -97,7 +89,7 @@ out:
 
 void flrq_dir_unlock(flrq_lock *lock) {
     if (!lock) return;
-    if (names_file(lock->path, lock->fd)) unlink(lock->path);
+    if (flrq_path_names(lock->path, lock->fd)) unlink(lock->path);
     close(lock->fd);
     free(lock->path);
     free(lock);

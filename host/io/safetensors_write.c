@@ -200,7 +200,7 @@ static flrq_status reserve(const flrq_output *output, uint64_t bytes) {
     return FLRQ_OK;
 }
 
-/* Takes, or changes, the lock on the first byte: shared (F_RDLCK) by all who write, exclusive (F_WRLCK) to finish. What
+/* The lock on the first byte: shared (F_RDLCK) by all who write, exclusive (F_WRLCK) to finish, none (F_UNLCK). What
  * it does beside showing who still writes: with any lock on a file, an NFS client sends just the bytes that were
  * written; without, it may send the page around them, as it was before another machine wrote there. And taking a lock
  * drops what the client has cached, so that the hash is that of the file on the server. */
@@ -295,6 +295,8 @@ flrq_status flrq_shard_leave(flrq_shard_writer *writer, uint64_t *bytes) {
         goto out;
     }
     for (int i = 0; i < writer->n; i++) *bytes += atomic_load(&writer->tensors[i].written);
+    FLRQ_GOTO(
+        hold(&writer->output, F_UNLCK)); /* not left to close(): a program that is being started may have a copy */
     status = flrq_output_leave(&writer->output);
 out:
     flrq_shard_abort(writer);
