@@ -244,7 +244,18 @@ static void device_close(flrq_backend *be) {
     device.cpu = NULL;
 }
 
-/** The device by the names cuda and cuda:0, all else as it is. Linked with --wrap=flrq_backend_open. */
+/** One device of the kind cuda; everything else is the library's answer. */
+flrq_status __real_flrq_backend_devices(const char *name, char kind[16], int *count);
+flrq_status __wrap_flrq_backend_devices(const char *name, char kind[16], int *count) {
+    if (strncmp(name, "cuda", 4) != 0) return __real_flrq_backend_devices(name, kind, count);
+    if (device.absent) return flrq_fail(FLRQ_ERR_UNSUPPORTED, "device cuda: no driver");
+    snprintf(kind, 16, "%s", name);
+    *count = strchr(name, ':') ? 0 : 1;
+    return FLRQ_OK;
+}
+
+/** The device by the names cuda and cuda:0, all else as it is. Linked with --wrap=flrq_backend_open and
+ *  --wrap=flrq_backend_devices. */
 flrq_status __real_flrq_backend_open(flrq_backend **out, const char *name, int threads);
 flrq_status __wrap_flrq_backend_open(flrq_backend **out, const char *name, int threads) {
     *out = NULL;
