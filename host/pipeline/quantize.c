@@ -935,6 +935,8 @@ static flrq_status compare_workers(const job *j, const json_t *fingerprint) {
         status = flrq_fingerprint_agree(theirs, fingerprint);
         json_decref(theirs);
     }
+    if (status == FLRQ_OK)
+        status = flrq_comm_barrier(j->comm); /* a refusal comes before rank 0 makes the folder a run */
     free(root);
     free(mine);
     return status;
