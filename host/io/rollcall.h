@@ -46,8 +46,8 @@ flrq_status flrq_rollcall_timeout(flrq_rollcall *rollcall, double seconds);
  *  folder of this start, and `dir` when nothing else is in it. The error text stays. NULL is fine. */
 void flrq_rollcall_leave(flrq_rollcall *rollcall);
 
-/** For runs that need no roll call: removes what starts that nobody is alive of have left in `dir`, and `dir` when nothing
- *  else is in it. Failures are of no consequence. */
+/** For runs that need no roll call: removes what starts that nobody is alive of have left in `dir`, and `dir` when
+ * nothing else is in it. Failures are of no consequence. */
 void flrq_rollcall_sweep(const char *dir);
 
 #endif

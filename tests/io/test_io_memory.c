@@ -8,6 +8,7 @@
 #include "io/file.h"
 #include "io/journal.h"
 #include "io/npy.h"
+#include "io/rollcall.h"
 #include "io/safetensors.h"
 
 #if defined(__SANITIZE_ADDRESS__) || !defined(__GLIBC__)
@@ -147,6 +148,18 @@ static flrq_status run_files(void) {
     return flrq_file_copy(scratch_path("tokens.npy"), scratch_path("out"));
 }
 
+/* A roll call of one. Whoever is refused memory leaves nothing behind either, but for the next start to sweep. */
+static flrq_status run_rollcall(void) {
+    flrq_rollcall *rollcall;
+    char byte = 0;
+    flrq_status status = flrq_rollcall_join(&rollcall, scratch_path("workers"), "a", 0, 1, "cpu", 1);
+    if (status == FLRQ_OK) status = flrq_rollcall_share(rollcall, &byte, 1);
+    if (status == FLRQ_OK) status = flrq_rollcall_watch(rollcall);
+    flrq_rollcall_leave(rollcall);
+    scratch_remove(scratch_path("workers"));
+    return status;
+}
+
 static flrq_status run_lock(void) {
     flrq_lock *lock;
     flrq_status status = flrq_dir_lock(&lock, scratch_dir);
@@ -170,6 +183,7 @@ static const struct {
                   {"journal", run_journal, 10},
                   {"json", run_json, 20},
                   {"files", run_files, 7},
+                  {"roll call", run_rollcall, 12},
                   {"lock", run_lock, 2}};
 
 /* Whole content of what an operation writes (free()), or NULL: with status FLRQ_OK it must be the same every time. */

@@ -303,7 +303,8 @@ static void test_killed_while_meeting(void **state) {
         if (c.pid[r] == 0) worker_main(dir, r, 3, wait_for_the_end);
     }
     c.size = 2;
-    while (!flrq_path_exists(dir) || access(in_start(dir, "worker-00001"), F_OK) != 0) usleep(1000);
+    while (!flrq_path_exists(dir) || !scratch_entries(dir) || access(in_start(dir, "worker-00001"), F_OK) != 0)
+        usleep(1000);
     file = strdup(in_start(dir, "worker-00001"));
     while (flrq_entry_read(file, &entry) != FLRQ_ENTRY_HELD || entry.size != 3) usleep(1000);
     usleep(500000); /* until rank 0 has seen it */
@@ -505,7 +506,7 @@ static flrq_status sleep_for_ever(flrq_rollcall *rollcall, int rank, int size) {
 }
 
 /* What is left of a start that was killed does not count, and goes; one that lives is not touched. */
-static void test_other_starts(void **state) {
+static void other_starts(bool sweep) {
     FOLDER(dir, "starts");
     char living[600], dead[600];
     member m[2], n[3];
@@ -522,6 +523,11 @@ static void test_other_starts(void **state) {
         waitpid(c.pid[r], NULL, 0);
     }
     assert_true(flrq_path_exists(dead));
+    if (sweep) {
+        flrq_rollcall_sweep(dir);
+        assert_false(flrq_path_exists(dead));
+        assert_true(flrq_path_exists(living));
+    }
     scratch_put("starts/notes.txt", "x", 1); /* somebody's */
     join_all(n, dir, "new", 3);
     assert_false(flrq_path_exists(dead));
@@ -535,7 +541,15 @@ static void test_other_starts(void **state) {
     watch_in_peace(m[1].rollcall);
     leave_all(m, 2);
     assert_int_equal(scratch_entries(dir), 1);
+    flrq_rollcall_sweep(dir);
+    assert_true(flrq_path_exists(dir)); /* there is somebody's file in it */
     scratch_remove(dir);
+    flrq_rollcall_sweep(dir); /* nothing to do */
+}
+
+static void test_other_starts(void **state) {
+    other_starts(false);
+    other_starts(true);
 }
 
 /* Starts come and go in one folder while each cleans up after the dead. */
