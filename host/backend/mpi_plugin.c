@@ -16,7 +16,9 @@
 
 #include <mpi.h>
 
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +29,7 @@
 #define MPI_PLUGIN_PIECE ((size_t)1 << 30)
 #endif
 
-enum { PLACE_BYTES = 96, PHASE_BYTES = 48, TEXT_BYTES = 1536, TAG = 1 };
+enum { PLACE_BYTES = 96, PHASE_BYTES = 48, TEXT_BYTES = 1536, TAG = 1, FINALIZE_SECONDS = 10 };
 
 /* Tests of requests without a pause, some tens of microseconds; then as many that give way to other threads; then one
  * in NAP_NS, about 1 % of a core. */
@@ -59,6 +61,7 @@ typedef struct group {
     queue now, beside; /* of the present call; of gathers begun */
     int64_t calls;
     int64_t *left; /* [size] calls that a worker had made when it left; -1: it is there */
+    int others;    /* other workers that are there */
     char (*places)[PLACE_BYTES];
     notice heard, told;
     MPI_Request hearing, *telling; /* telling [size] */
@@ -118,15 +121,16 @@ static flrq_status tell_failure(group *g, flrq_status status, const char *text) 
     return status;
 }
 
+/* Awaits the next notice, as long as there is a worker that may send one. */
 static flrq_status hear(group *g) {
+    if (g->others == 0) return FLRQ_OK;
     int code = MPI_Irecv(&g->heard, (int)sizeof g->heard, MPI_BYTE, MPI_ANY_SOURCE, TAG, g->notices, &g->hearing);
     return code == MPI_SUCCESS ? FLRQ_OK : tell_failure(g, fail_mpi(code, "waiting for notices"), flrq_last_error());
 }
 
 /* Reads the notices that have come. FLRQ_OK, or the failure of another worker. */
 static flrq_status listen(group *g) {
-    for (;;) {
-        if (g->status != FLRQ_OK) return flrq_fail(g->status, "%s", g->text);
+    while (g->status == FLRQ_OK && g->others > 0) {
         int there = 0;
         MPI_Status from;
         int code = MPI_Test(&g->hearing, &there, &from);
@@ -134,6 +138,7 @@ static flrq_status listen(group *g) {
         if (!there) return FLRQ_OK;
         if (g->heard.leaves) {
             g->left[from.MPI_SOURCE] = g->heard.calls;
+            g->others--;
             FLRQ_TRY(hear(g));
             continue;
         }
@@ -141,6 +146,7 @@ static flrq_status listen(group *g) {
         g->status = (flrq_status)g->heard.status;
         memcpy(g->text, g->heard.text, sizeof g->text);
     }
+    return g->status == FLRQ_OK ? FLRQ_OK : flrq_fail(g->status, "%s", g->text);
 }
 
 /* ---- waiting ----------------------------------------------------------------------------------------------------- */
@@ -381,29 +387,43 @@ static void group_free(group *g) {
     free(g);
 }
 
-/* All workers leave in peace: says so to those that may still wait for this one, waits for all, and ends MPI. Anything
- * else leaves MPI as it is. */
+static void *finalize_thread(void *done) {
+    MPI_Finalize();
+    atomic_store((atomic_int *)done, 1);
+    return NULL;
+}
+
+/* MPI_Finalize, which a thread of its own calls because it need not return: MPICH 4.0 over UCX 1.13 on TCP has been
+ * seen to wait for ever for peers that had nothing more to say. All is done by then, so the process may end without. */
+static void finalize(void) {
+    static atomic_int done; /* one group per process; the thread may outlive this call */
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, finalize_thread, &done) != 0) {
+        MPI_Finalize();
+        return;
+    }
+    struct timespec nap = {0, 1000000};
+    for (double end = now() + FINALIZE_SECONDS; !atomic_load(&done) && now() < end;) nanosleep(&nap, NULL);
+    if (atomic_load(&done))
+        pthread_join(thread, NULL);
+    else
+        pthread_detach(thread);
+}
+
+/* All workers leave in peace: says so to all, waits until all have said it, and ends MPI. No request and no message is
+ * left over then, which MPI_Finalize asks for. Anything else leaves MPI as it is. */
 static void leave(group *g) {
     if (listen(g) != FLRQ_OK) return;
     g->told = (notice){.leaves = 1, .calls = g->calls};
     tell(g);
     if (g->beside.count) return; /* gathers that nobody ends: the caller has given up */
-    MPI_Request all_left;
-    if (MPI_Ibarrier(g->values, &all_left) != MPI_SUCCESS) return;
     waiting w = {0};
     queue none = {0};
-    for (int there = 0;;) {
-        if (MPI_Test(&all_left, &there, MPI_STATUS_IGNORE) != MPI_SUCCESS) return;
-        if (there) break;
+    while (g->others > 0 || !all_told(g))
         if (pause_between(g, &w, &none) != FLRQ_OK) return;
-    }
-    while (!all_told(g)) /* all have come, so all receive */
-        if (pause_between(g, &w, &none) != FLRQ_OK) return;
-    MPI_Cancel(&g->hearing);
-    MPI_Wait(&g->hearing, MPI_STATUS_IGNORE);
     MPI_Comm_free(&g->notices);
     MPI_Comm_free(&g->values);
-    MPI_Finalize();
+    finalize();
 }
 
 static void close_group(flrq_comm *comm) {
@@ -427,6 +447,7 @@ static flrq_status open_group(flrq_comm *comm, group *g) {
     if (!g->left || !g->places || !g->telling)
         return flrq_fail_memory(size * sizeof *g->places, "the places of the workers");
     for (size_t rank = 0; rank < size; rank++) g->left[rank] = -1;
+    g->others = comm->size - 1;
     char host[64] = "";
     gethostname(host, sizeof host - 1);
     snprintf(g->places[comm->rank], PLACE_BYTES, "host %s, process %ld", host, (long)getpid());
