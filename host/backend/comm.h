@@ -33,6 +33,8 @@ struct flrq_comm {
     void *watch_user;
     void (*watch_doing)(void *user, int64_t block, const char *phase); /* what the watch is told: flrq_comm_doing(), */
     void (*watch_fail)(void *user, flrq_status status, const char *text); /* flrq_comm_fail(); or NULL */
+    /** What a wait that has lasted `seconds`, too long, comes to: names who is late. NULL: the communicator cannot. */
+    flrq_status (*watch_timeout)(void *user, double seconds);
     void *state; /* the implementation's own */
 
     /* --- values on the host --- */

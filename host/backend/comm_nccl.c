@@ -51,6 +51,7 @@ static flrq_status watch_device(void *user) {
     FLRQ_TRY(status);
     double waited = c->be->link_waited(c->be);
     if (waited <= c->comm.timeout) return FLRQ_OK;
+    if (c->comm.watch_timeout) return c->comm.watch_timeout(c->comm.watch_user, waited);
     return flrq_fail(FLRQ_ERR_PEER,
                      "worker %d of %d waited %.3g s for the devices of the others: one of them is hanging, or slower "
                      "than the time-out allows",

@@ -110,10 +110,19 @@ static void tell_failure(void *user, flrq_status status, const char *text) {
     pthread_mutex_unlock(&w->calling);
 }
 
+static flrq_status name_the_late(void *user, double seconds) {
+    worker *w = user;
+    pthread_mutex_lock(&w->calling);
+    flrq_status status = flrq_rollcall_timeout(w->rollcall, seconds);
+    pthread_mutex_unlock(&w->calling);
+    return status;
+}
+
 static void watch(worker *w) {
     if (!w->rollcall) return;
     w->comm->watch = watch_others, w->comm->watch_user = w;
     w->comm->watch_doing = tell_doing;
+    w->comm->watch_timeout = name_the_late;
     w->comm->watch_fail = tell_failure;
 }
 
