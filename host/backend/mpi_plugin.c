@@ -165,8 +165,10 @@ static flrq_status check_left(group *g) {
     return FLRQ_OK;
 }
 
-/* The workers whose requests are pending, at most four by name. */
+/* The workers whose requests are pending, at most four by name; or who is late as the watch sees it, which also knows
+ * what they are doing. */
 static flrq_status time_out(group *g, queue *q) {
+    if (g->comm->watch_timeout) return g->comm->watch_timeout(g->comm->watch_user, g->comm->timeout);
     char text[TEXT_BYTES] = "";
     size_t used = 0;
     int missing = 0;

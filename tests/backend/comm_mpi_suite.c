@@ -2,7 +2,7 @@
  *
  * Usage: comm_mpi_suite MPI CHECK [FOLDER]
  *   MPI     openmpi, mpich
- *   CHECK   suite, failure, missing, leaving; "refused" wants a launcher that the MPI does not know
+ *   CHECK   suite, failure, missing, leaving, watch, late; "refused" wants a launcher that the MPI does not know
  *   FOLDER  where each worker leaves a file rank-N when its check is passed, and waits for those of all others: after a
  *           failure the launcher ends the workers that remain as soon as one of them ends.
  */
@@ -39,6 +39,36 @@ static void passed(const char *folder, int rank, int size) {
     }
 }
 
+/* The watch of all but the last worker, who does not come, ends their wait, at once or when the time is out; what it
+ * says reaches the last one. */
+static flrq_status watch_sees(void *user) {
+    ++*(int *)user;
+    return flrq_fail(FLRQ_ERR_PEER, "the watch has seen it");
+}
+
+static flrq_status watch_sees_nothing(void *user) {
+    return FLRQ_OK;
+}
+
+static flrq_status watch_names(void *user, double seconds) {
+    ++*(int *)user;
+    return flrq_fail(FLRQ_ERR_PEER, "the watch has seen it after %g s", seconds);
+}
+
+static void check_watch(flrq_comm *comm, int late) {
+    struct timespec seconds = {2, 0};
+    int calls = 0, last = comm->rank == comm->size - 1;
+    if (last) nanosleep(&seconds, NULL);
+    if (!last) comm->watch = late ? watch_sees_nothing : watch_sees;
+    if (!last) comm->watch_timeout = watch_names;
+    comm->watch_user = &calls;
+    flrq_status status = flrq_comm_barrier(comm);
+    if (last && status == FLRQ_OK) status = flrq_comm_barrier(comm); /* the first may have been complete */
+    wants(status == FLRQ_ERR_PEER && strstr(flrq_last_error(), "the watch has seen it"), "a watch that ends the wait");
+    wants(!strstr(flrq_last_error(), "after 1 s") == !late, "the time is out");
+    wants(calls <= 1, "calls of the watch after it failed");
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) return 2;
     const char *mpi = argv[1], *check = argv[2];
@@ -48,7 +78,8 @@ int main(int argc, char **argv) {
         wants(flrq_comm_mpi(&comm, "lam", 60) == FLRQ_ERR_USAGE, "an unknown MPI");
         return 0;
     }
-    wants(flrq_comm_mpi(&comm, mpi, strcmp(check, "missing") == 0 ? 1 : 300) == FLRQ_OK, "joining");
+    int impatient = strcmp(check, "missing") == 0 || strcmp(check, "late") == 0;
+    wants(flrq_comm_mpi(&comm, mpi, impatient ? 1 : 300) == FLRQ_OK, "joining");
     int rank = comm->rank, size = comm->size, left = 0;
     flrq_backend *be;
     wants(flrq_backend_open(&be, "cpu", 1) == FLRQ_OK, "the backend");
@@ -58,6 +89,8 @@ int main(int argc, char **argv) {
         comm_suite_missing(comm, be);
     else if (strcmp(check, "leaving") == 0)
         left = comm_suite_leaving(comm, be);
+    else if (strcmp(check, "watch") == 0 || strcmp(check, "late") == 0)
+        check_watch(comm, check[0] == 'l');
     else {
         wants(flrq_comm_mpi(&second, mpi, 60) == FLRQ_ERR_USAGE, "a second group in one process");
         comm_suite(comm, be);

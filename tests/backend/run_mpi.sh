@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run_mpi.sh - starts comm_mpi_suite under the launcher of an MPI and judges the outcome.
 #
-# Usage: run_mpi.sh PROGRAM MPI CHECK WORKERS     CHECK: suite, failure, missing, leaving, refused
+# Usage: run_mpi.sh PROGRAM MPI CHECK WORKERS     CHECK: suite, failure, missing, leaving, watch, late, refused
 # Exit: 0 passed, 77 skipped (no such launcher), 1 failed. FLRQ_PLUGINS names the folder of the plugin.
 set -eu
 program=$1 mpi=$2 check=$3 workers=$4
