@@ -467,10 +467,11 @@ flrq_status flrq_params_set_job(flrq_params *params, flrq_params *job) {
 
 json_t *flrq_params_changed(const flrq_params *params) {
     flrq_params *fresh;
-    json_t *words = json_array();
+    json_t *words;
     size_t count;
     const flrq_option *const *options = flrq_command_options(command_names[params->command], &count);
-    if (flrq_params_new(&fresh, command_names[params->command]) != FLRQ_OK) return words;
+    if (flrq_params_new(&fresh, command_names[params->command]) != FLRQ_OK) return NULL;
+    words = json_array();
     /* What a preset sets follows from it alone. */
     const char *preset = flrq_params_get(params, "preset");
     if (preset) (void)flrq_params_set(fresh, "preset", preset);
@@ -480,7 +481,10 @@ json_t *flrq_params_changed(const flrq_params *params) {
         int is_preset = strcmp(o->name, "preset") == 0;
         if (!value || (normal && strcmp(value, normal) == 0 && !is_preset)) continue;
         if (is_preset && strcmp(value, o->default_text) == 0) continue;
-        json_array_append_new(words, json_pack("[s, s]", o->name, value));
+        if (json_array_append_new(words, json_pack("[s, s]", o->name, value)) == 0) continue;
+        flrq_params_free(fresh);
+        json_decref(words);
+        return NULL;
     }
     flrq_params_free(fresh);
     return words;

@@ -105,7 +105,7 @@ int flrq_params_given(const flrq_params *params, const char *name);
 json_t *flrq_params_json(const flrq_params *params, int bytes_only);
 
 /** The options that are not as the command and its preset have them by default: array of [name, value] in table order,
- * enough to repeat the job. New reference. */
+ * enough to repeat the job. New reference; NULL when a value is not UTF-8, or on out of memory. */
 json_t *flrq_params_changed(const flrq_params *params);
 
 /** Refuses bits between the bounds that no scheme has. */

@@ -50,7 +50,11 @@ static char *present_folder(void) {
 /* An absolute name of the same file (free()). */
 static flrq_status absolute(char **out, const char *path) {
     *out = NULL;
-    if (path[strcspn(path, "\n\r")]) return flrq_fail(FLRQ_ERR_USAGE, "a path holds a line break: %s", path);
+    json_t *text = json_string(path); /* NULL: not UTF-8, or out of memory */
+    json_decref(text);
+    if (!text || path[strcspn(path, "\n\r")])
+        return flrq_fail(FLRQ_ERR_USAGE, "a batch script cannot name %s, which holds a line break or is not UTF-8",
+                         path);
     if (path[0] == '/') {
         *out = strdup(path);
     } else {
@@ -77,11 +81,10 @@ static flrq_status find_output(flrq_submission *s, const flrq_config *run) {
     FLRQ_TRY(absolute(&s->out, run->out));
     size_t length = strlen(s->out);
     while (length > 1 && s->out[length - 1] == '/') s->out[--length] = '\0';
-    int is_run = 0;
-    FLRQ_TRY(flrq_state_look(s->out, &is_run));
-    if (is_run && run->resume == RESUME_NEVER)
+    FLRQ_TRY(flrq_state_look(s->out, &s->is_run));
+    if (s->is_run && run->resume == RESUME_NEVER)
         return flrq_fail(FLRQ_ERR_USAGE, "%s holds a run and --resume is never; choose another -o", s->out);
-    if (!is_run && run->resume == RESUME_REQUIRED)
+    if (!s->is_run && run->resume == RESUME_REQUIRED)
         return flrq_fail(FLRQ_ERR_USAGE, "%s holds no run to resume", s->out);
     char *parent = strdup(s->out), *slash = parent ? strrchr(parent, '/') : NULL;
     if (!slash) return flrq_fail_memory(length, "a path");
@@ -165,6 +168,7 @@ static flrq_status describe_run(flrq_submission *s, const flrq_params *run) {
     add_option(s, "out", s->out);
     bind(s, s->out);
     json_t *changed = flrq_params_changed(run), *pair;
+    if (!changed) return flrq_fail(FLRQ_ERR_USAGE, "a batch script cannot hold a value that is not UTF-8");
     flrq_status status = FLRQ_OK;
     size_t i;
     json_array_foreach(changed, i, pair) {
@@ -229,11 +233,16 @@ static flrq_status choose_mpi(flrq_submission *s, const flrq_config *run) {
 /* ---- the plan
  * ---------------------------------------------------------------------------------------------------- */
 
+static flrq_status set_number(flrq_params *params, const char *name, int64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    return flrq_params_set(params, name, text);
+}
+
 /* The plan of the run on the job's devices (new reference). */
 static flrq_status plan_run(json_t **plan, const flrq_submission *s, const flrq_params *run, flrq_reporter *reporter) {
     const flrq_config *c = s->config;
     flrq_params *params;
-    char number[32];
     FLRQ_TRY(flrq_params_new(&params, "plan"));
     flrq_status status = FLRQ_OK;
     json_t *changed = flrq_params_changed(run), *pair;
@@ -248,18 +257,10 @@ static flrq_status plan_run(json_t **plan, const flrq_submission *s, const flrq_
     json_decref(changed);
     if (status == FLRQ_OK && strcmp(run->config.device, "auto") == 0)
         status = flrq_params_set(params, "device", c->batch.gpus_per_node > 0 ? "cuda" : "cpu");
-    if (status == FLRQ_OK && c->batch.cpus_per_task > 0 && run->config.threads == 0) {
-        snprintf(number, sizeof number, "%lld", (long long)c->batch.cpus_per_task);
-        status = flrq_params_set(params, "threads", number);
-    }
-    if (status == FLRQ_OK) {
-        snprintf(number, sizeof number, "%lld", (long long)(c->batch.nodes * s->tasks));
-        status = flrq_params_set(params, "workers", number);
-    }
-    if (status == FLRQ_OK) {
-        snprintf(number, sizeof number, "%lld", (long long)c->batch.nodes);
-        status = flrq_params_set(params, "nodes", number);
-    }
+    if (status == FLRQ_OK && c->batch.cpus_per_task > 0 && run->config.threads == 0)
+        status = set_number(params, "threads", c->batch.cpus_per_task);
+    if (status == FLRQ_OK) status = set_number(params, "workers", c->batch.nodes * s->tasks);
+    if (status == FLRQ_OK) status = set_number(params, "nodes", c->batch.nodes);
     if (status == FLRQ_OK && c->profile) status = flrq_params_set(params, "profile", c->profile);
     if (status == FLRQ_OK) status = flrq_job_plan(params, reporter, plan);
     flrq_params_free(params);
@@ -287,6 +288,16 @@ static flrq_status decide_memory(flrq_submission *s, const json_t *plan) {
                          given, needed / 1e6, (long long)s->tasks, worker / 1e6);
     s->memory = (int64_t)ceil(bytes / 1048576);
     return FLRQ_OK;
+}
+
+/* The files of a run that begins against what its file system has. */
+static flrq_status check_disk(const flrq_submission *s, const json_t *plan) {
+    double free_bytes = json_number_value(json_object_get(plan, "disk_free_bytes"));
+    double needed = json_number_value(json_object_get(plan, "output_bytes")) +
+                    json_number_value(json_object_get(plan, "scratch_bytes"));
+    if (s->is_run || needed <= free_bytes) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_IO, "%s: %.1f GB are free on its file system, up to %.1f GB are needed", s->out,
+                     free_bytes / 1e9, needed / 1e9);
 }
 
 /* --time against the time that the plan predicts, where it does. */
@@ -418,6 +429,7 @@ flrq_status flrq_job_submit(const flrq_params *params, flrq_reporter *reporter, 
                             c->batch.time));
     FLRQ_GOTO(plan_run(&plan, &s, params->job, reporter));
     FLRQ_GOTO(decide_memory(&s, plan));
+    FLRQ_GOTO(check_disk(&s, plan));
     FLRQ_GOTO(check_time(limit, plan, reporter));
     if (!c->batch.print) FLRQ_GOTO(check_partition(&s, limit));
     script = flrq_submission_script(&s);

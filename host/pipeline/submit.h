@@ -11,6 +11,7 @@ typedef struct flrq_submission {
     json_t *run;               /* arguments of quantize: MODEL, then -o OUT, then others, each a list of words; owned */
     json_t *binds;             /* folders that a container must see; owned */
     char *out;                 /* the run's folder; owned */
+    int is_run;                /* it holds a run, which the job continues */
     char *program, *container; /* owned */
     char *setup;               /* lines for the beginning; owned */
     const char *mpi;           /* srun --mpi=; NULL: the workers need none */

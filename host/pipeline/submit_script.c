@@ -161,7 +161,13 @@ char *flrq_submission_script(const flrq_submission *s) {
         "say() { echo \"[$SLURM_JOB_ID $SLURMD_NODENAME] $*\" >&2; }\n\n"
         "before=$(blocks_done)\n"
         "say \"start $((${SLURM_RESTART_COUNT:-0} + 1)) on $SLURM_JOB_NODELIST\"\n"
-        "trap : TERM # the workers get it too; what follows them must still run\n\n",
+        "trap : TERM # the workers get it too; what follows them must still run\n"
+        "if [ -z \"$SLURM_JOB_END_TIME\" ]; then # Slurm before 23.02; a container has no squeue to ask\n"
+        "    end=$(squeue --noheader --jobs=\"$SLURM_JOB_ID\" --format=%e)\n"
+        "    case $end in\n"
+        "    [0-9]*T*) export SLURM_JOB_END_TIME=$(date --date=\"$end\" +%s) ;;\n"
+        "    esac\n"
+        "fi\n\n",
         out);
     put_run(out, s);
     fputs("\n# 75: stopped, and the same command continues.\n"

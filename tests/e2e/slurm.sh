@@ -97,6 +97,7 @@ mkdir "$work/bin"
 cat >"$work/bin/apptainer" <<END
 #!/bin/sh
 echo "\$*" >"$work/apptainer"
+echo "\$SLURM_JOB_END_TIME" >"$work/end"
 until [ "\$1" = "$work/flrq.sif" ]; do shift; done
 shift
 exec "\$@"
@@ -109,6 +110,8 @@ submit contained --time 5 --container "$work/flrq.sif" --program "$flrq" -- $bri
 ended contained COMPLETED 0
 expect "contained: bytes" same "$out" "$work/brief"
 expect "contained: folders" grep -q "^exec --bind $PWD/data/tinylm --bind $out --bind $PWD/data/tinylm/calib.txt $work/flrq.sif $flrq quantize" "$work/apptainer"
+end=$(cat "$work/end")
+expect "contained: knows its end: $end" test "$((end - $(date +%s)))" -gt 200 -a "$((end - $(date +%s)))" -le 300
 
 # ---- what Slurm would refuse, or run into --------------------------------------------------------------------------------
 refused() { # WORD OPTION...
@@ -261,10 +264,10 @@ expect "node: bytes" same "$out" "$work/lengthy"
 
 # ---- real time limits: one that the run knows, and one of which only Slurm tells it -----------------------------------------------
 if [ "${FLRQ_TEST_LONG:-}" = 1 ]; then
-    # Blocks of about 18 s on this machine: three fit into a minute, four do not.
+    # Blocks of about 14 s on this machine, if it is idle: three fit into a minute with time to stop, four do not.
     # shellcheck disable=SC2086
     json 0 quantize data/tinylm -o "$work/measure" --device cpu $lengthy
-    samples=$(awk "BEGIN { printf \"%d\", 128 * 18 / $(value seconds) }")
+    samples=$(awk "BEGIN { printf \"%d\", 128 * 14 / $(value seconds) }")
     longest="--bits 3 --calib data/tinylm/calib.txt --calib-samples $samples --calib-len 256 --threads 1"
     # shellcheck disable=SC2086
     flrq 0 quantize data/tinylm -o "$work/longest" --device cpu --quiet $longest --threads 2

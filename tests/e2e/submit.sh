@@ -134,6 +134,13 @@ refused 2 'less than the .* MB that the workers of a node need' --mem 1M -- $run
 refused 2 'is no name that Slurm takes' --account '' -- $run -o "$work/q"
 refused 2 'is no name that Slurm takes' --job-name "$(printf 'a\nb')" -- $run -o "$work/q"
 refused 2 'holds a line break' -- $run -o "$(printf '%s/a\nb' "$work")"
+refused 2 'not UTF-8' -- $run -o "$(printf '%s/a\377b' "$work")"
+refused 2 'not UTF-8' -- $run -o "$work/q" --doc-sep "$(printf 'a\377b')"
+# A file system with less than the 34 GB that the activations of this run take.
+if [ -w /dev/shm ] && [ "$(df -k /dev/shm | awk 'NR == 2 { print $4 }')" -lt 30000000 ]; then
+    refused 1 'dev/shm/flrq-no-run: .* GB are free on its file system, up to .* GB are needed' --mem none -- quantize data/tinylm \
+        -o /dev/shm/flrq-no-run --calib data/tinylm/calib.txt --calib-samples 65536 --calib-len 512
+fi
 refused 1 'no-setup: cannot open: No such file' --setup no-setup -- $run -o "$work/q"
 refused 2 'container .*no.sif: No such file' --container no.sif -- $run -o "$work/q"
 refused 2 'program .*/no/flrq: No such file' --program /no/flrq -- $run -o "$work/q"
