@@ -285,19 +285,10 @@ static void nobody_to_join(void **state) {
 
 typedef struct observed {
     int calls, end_at;
-    double last, longest;
 } observed;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static flrq_status observe(void *user) {
     observed *o = user;
-    if (o->calls && now() - o->last > o->longest) o->longest = now() - o->last;
-    o->last = now();
     return ++o->calls == o->end_at ? flrq_fail(FLRQ_ERR_BUSY, "the watch ends it") : FLRQ_OK;
 }
 
