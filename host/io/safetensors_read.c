@@ -438,8 +438,11 @@ static flrq_status fail_no_model(const char *dir) {
 flrq_status flrq_checkpoint_open(flrq_checkpoint **out, const char *path) {
     flrq_status status = FLRQ_OK;
     struct stat st;
-    char *single = NULL, *index = NULL;
+    char *single = NULL, *index = NULL, *parent = flrq_path_parent(path);
     *out = NULL;
+    if (parent) flrq_dir_refresh(parent); /* another worker may have written it just now */
+    free(parent);
+    flrq_dir_refresh(path);
     if (stat(path, &st) != 0) return flrq_fail_errno(FLRQ_ERR_IO, "checkpoint %s: cannot open", path);
     flrq_checkpoint *checkpoint = calloc(1, sizeof *checkpoint);
     if (!checkpoint) return flrq_fail_memory(sizeof *checkpoint, "a checkpoint");

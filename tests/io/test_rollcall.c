@@ -99,7 +99,7 @@ static flrq_status watch_long(flrq_rollcall *rollcall) {
 
 /* Looks for so long that all files have been looked at. */
 static void watch_in_peace(flrq_rollcall *rollcall) {
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 3; i++) {
         usleep(210000);
         assert_ok(flrq_rollcall_watch(rollcall));
     }
