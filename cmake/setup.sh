@@ -1,6 +1,7 @@
 #!/bin/sh
 # setup.sh - installs what the build needs and lacks on Debian or Ubuntu, and says what. On other systems it lists the
-# missing packages and stops. Asks for root (sudo) only when something is missing.
+# missing packages and stops. Asks for root (sudo) only when something is missing. With the argument "test" also what the
+# tests of many workers run on, Slurm and two MPIs, where apt is; elsewhere these tests take what they find, or skip.
 set -eu
 
 packages=
@@ -17,7 +18,6 @@ if [ -n "$packages" ]; then
     # without a compiler and pkg-config the tests below mean nothing: take everything
     packages="$packages libopenblas-dev liblapacke-dev libjansson-dev libpcre2-dev libsentencepiece-dev"
     packages="$packages libxxhash-dev libutf8proc-dev libcmocka-dev"
-    packages="$packages openmpi-bin libopenmpi-dev mpich libmpich-dev"
 else
     need libopenblas-dev pkg-config --exists openblas
     need liblapacke-dev pkg-config --exists lapacke
@@ -27,12 +27,16 @@ else
     need libxxhash-dev pkg-config --exists libxxhash
     need libutf8proc-dev pkg-config --exists libutf8proc
     need libcmocka-dev pkg-config --exists cmocka
-    if command -v apt-get >/dev/null 2>&1; then # elsewhere the build takes the MPI it finds, or none
-        need libopenmpi-dev pkg-config --exists ompi-c
-        need openmpi-bin sh -c 'command -v mpicc.openmpi && command -v mpirun.openmpi'
-        need libmpich-dev pkg-config --exists mpich
-        need mpich sh -c 'command -v mpicc.mpich && command -v mpirun.mpich'
-    fi
+fi
+if [ "${1:-}" = test ] && command -v apt-get >/dev/null 2>&1; then
+    need libopenmpi-dev pkg-config --exists ompi-c
+    need openmpi-bin test -e /usr/bin/mpicc.openmpi
+    need libmpich-dev pkg-config --exists mpich
+    need mpich test -e /usr/bin/mpicc.mpich
+    need slurmctld test -e /usr/sbin/slurmctld
+    need slurmd test -e /usr/sbin/slurmd
+    need slurm-client test -e /usr/bin/sbatch
+    need munge test -e /usr/sbin/munged
 fi
 [ -n "$packages" ] || exit 0
 
