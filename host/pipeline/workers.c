@@ -280,11 +280,26 @@ static const char *mpi_of(const flrq_config *c, const launch *l) {
     return c->mpi == MPI_OFF ? NULL : c->mpi == MPI_OPENMPI ? "openmpi" : c->mpi == MPI_MPICH ? "mpich" : l->mpi;
 }
 
-/* A failure that came from another worker is told by that worker, or by rank 0, and not by everyone. */
-static void leave_telling(const launch *l) {
+/* What a worker other than the first says of a failure: of its own, who it is; of another's nothing, for that one and
+ * rank 0 say it. A stop is rank 0's to tell. */
+static void leave_telling(const worker *w, flrq_status status) {
+    char text[1024], host[64] = "";
     int rank, size;
-    if (l->rank > 0 && sscanf(flrq_last_error(), "worker %d of %d", &rank, &size) == 2 && rank != l->rank && rank != 0)
-        flrq_fail(FLRQ_ERR_PEER, "%s", "");
+    if (w->rank == 0) return;
+    if (status == FLRQ_STOPPED || sscanf(flrq_last_error(), "worker %d of %d", &rank, &size) == 2) {
+        if (status == FLRQ_STOPPED || (rank != w->rank && rank != 0)) flrq_fail(status, "%s", "");
+        return;
+    }
+    snprintf(text, sizeof text, "%s", flrq_last_error());
+    gethostname(host, sizeof host - 1);
+    flrq_fail(status, "worker %d of %d (host %s, process %ld, %s), block %lld: %s", w->rank, w->size, host,
+              (long)getpid(), w->device, (long long)w->reporter->block, text);
+}
+
+/* Launchers kill all processes when one ends with an error; rank 0 is to speak first. */
+static void let_first_speak(const worker *w) {
+    struct timespec half_a_second = {.tv_nsec = 500000000};
+    if (w->rank > 0) nanosleep(&half_a_second, NULL);
 }
 
 static flrq_status run_process(const flrq_params *params, flrq_reporter *reporter, launch *l, const char *kind,
@@ -331,9 +346,10 @@ static flrq_status run_process(const flrq_params *params, flrq_reporter *reporte
     *result = w.result;
 out:
     if (status != FLRQ_OK && w.comm) flrq_comm_fail(w.comm, status, flrq_last_error()); /* before run_worker() */
-    if (status != FLRQ_OK) leave_telling(l);
+    if (status != FLRQ_OK) leave_telling(&w, status);
     flrq_comm_close(w.comm);
     flrq_rollcall_leave(w.rollcall);
+    if (status != FLRQ_OK) let_first_speak(&w);
     if (l->rank == 0 && folder) { /* only if nothing was written */
         rmdir(folder);
         if (status != FLRQ_OK) rmdir(c->out);
