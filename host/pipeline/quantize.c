@@ -926,7 +926,8 @@ static flrq_status make_plan(job *j, const flrq_device_info *device, int64_t seg
 
 /* What may differ between workers and must not: all need the same bytes to come out of the same ops. */
 static flrq_status compare_workers(const job *j, const json_t *fingerprint) {
-    char *mine = json_dumps(fingerprint, JSON_COMPACT | JSON_SORT_KEYS), *root = NULL;
+    size_t length;
+    char *mine = flrq_json_text(fingerprint, JSON_COMPACT | JSON_SORT_KEYS, &length), *root = NULL;
     if (!mine) return flrq_fail_memory(0, "the run's fingerprint");
     root = strdup(mine);
     flrq_status status = root ? flrq_comm_share_text(j->comm, &root, 0) : flrq_fail_memory(0, "the run's fingerprint");

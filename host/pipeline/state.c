@@ -20,8 +20,9 @@ static json_t *hex(uint64_t value) {
 }
 
 static uint64_t hash_text(const json_t *value) {
-    char *text = json_dumps(value, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY);
-    uint64_t hash = text ? XXH3_64bits(text, strlen(text)) : 0;
+    size_t length;
+    char *text = flrq_json_text(value, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY, &length);
+    uint64_t hash = text ? XXH3_64bits(text, length) : 0;
     free(text);
     return hash;
 }
