@@ -1,7 +1,8 @@
 /* file.c - whole files, JSON files, atomic replacement and folders.
  *
  * Owns every open-write-rename of the program: nothing else calls rename() but the end of a run, for the config.json
- * that was checked. Refuses to leave a half-written file under a final name. The order flush, close, rename, flush folder is what makes a resumed run trust what it finds: keep it.
+ * that was checked. Refuses to leave a half-written file under a final name. The order flush, close, rename, flush
+ * folder is what makes a resumed run trust what it finds: keep it.
  */
 #include "io/file.h"
 
