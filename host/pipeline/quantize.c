@@ -45,7 +45,7 @@
 #include "pipeline/verify.h"
 #include "text/corpus.h"
 
-enum { COPY_BYTES = 1 << 20 };
+enum { COPY_BYTES = 1 << 20, ERROR_BYTES = 2048 };
 
 /* A block, or what is outside the blocks (-1), whose files are being completed. */
 typedef struct in_flight {
@@ -838,8 +838,10 @@ static flrq_status run_job(job *j) {
     j->last_save = flrq_seconds();
     if (status == FLRQ_OK) status = run_or_halve(j);
     if (status == FLRQ_OK) return FLRQ_OK;
+    char text[ERROR_BYTES];
+    snprintf(text, sizeof text, "%s", flrq_last_error());
     (void)flrq_stage_drain(j->staging.writer); /* what is in flight is still committed */
-    return out_of_memory(j, status);
+    return out_of_memory(j, flrq_fail(status, "%s", text));
 }
 
 /* Writes what stands beside the shards, into `check` the config.json with which the whole can be read back. */
@@ -1016,14 +1018,15 @@ flrq_status flrq_quantize_worker(const flrq_params *params, flrq_reporter *repor
         if (is_root(&j)) *result = flrq_report_result(report);
     }
     status = share_verdict(&j, is_root(&j) ? quality_gate(&j, report ? report : *result) : FLRQ_OK);
-out:
+out:;
+    char text[ERROR_BYTES]; /* of the failure, not of what fails after it while all is given back */
+    snprintf(text, sizeof text, "%s", flrq_last_error());
     /* Stops and the gate's verdict are of all workers, and the last of them may still be on its way to it. */
-    if (status != FLRQ_OK && status != FLRQ_ERR_QUALITY && status != FLRQ_STOPPED)
-        flrq_comm_fail(comm, status, flrq_last_error());
+    if (status != FLRQ_OK && status != FLRQ_ERR_QUALITY && status != FLRQ_STOPPED) flrq_comm_fail(comm, status, text);
     json_decref(report);
     json_decref(fingerprint);
     release_blocks(&j); /* the writer's thread ends before the state that it writes to */
     flrq_state_close(&j.state);
     release(&j);
-    return status;
+    return status == FLRQ_OK ? FLRQ_OK : flrq_fail(status, "%s", text);
 }

@@ -170,10 +170,13 @@ static void run_worker(worker *w) {
         w->status = flrq_quantize_worker(w->params, w->reporter, be, w->comm, &w->result);
     } else
         tell(w, w->status);
+    char text[2048]; /* that of the failure, not of what fails after it */
+    snprintf(text, sizeof text, "%s", flrq_last_error());
     w->reporter->device = NULL;
     flrq_comm_close(w->comm);
     flrq_backend_close(be);
     w->comm = NULL;
+    if (w->status != FLRQ_OK) flrq_fail(w->status, "%s", text);
 }
 
 /* ---- workers as threads of this process -------------------------------------------------------------------------- */

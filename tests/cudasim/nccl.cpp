@@ -199,8 +199,9 @@ bool Operation::move() {
     own.clear();
     for (int r = 0; r < core->size; r++) {
         auto &to = out[(size_t)r], &from = in[(size_t)r];
-        if ((!to.empty() && wire.room(r)) || (!from.empty() && wire.unread(r))) window.open(core->device);
-        while (!to.empty()) {
+        bool moves = (!to.empty() && wire.room(r)) || (!from.empty() && wire.unread(r));
+        if (moves) window.open(core->device);
+        while (moves && !to.empty()) { /* bytes that come after the look wait for the next one */
             Transfer &t = to.front();
             unsigned char *head = reinterpret_cast<unsigned char *>(&t.message);
             if (t.head_done < sizeof t.message)
@@ -209,7 +210,7 @@ bool Operation::move() {
             if (t.head_done < sizeof t.message || t.done < t.message.bytes) break;
             to.pop_front();
         }
-        while (!from.empty()) {
+        while (moves && !from.empty()) {
             Transfer &t = from.front();
             if (!t.head_done) {
                 Message got;

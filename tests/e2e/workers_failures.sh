@@ -225,15 +225,15 @@ else
         for what in launch lib; do
             E2E_RANK=1 E2E_SET="FLRQ_CUDASIM_FAIL=600 FLRQ_CUDASIM_FAIL_WHAT=$what" start tasks 3 $run
             ended
-            failed_well "lost by $what" "$who [0-9]*, cudasim:1), block 1, quantize: "
+            failed_well "lost by $what" "$who [0-9]*, cudasim:1), block 1, quantize: tensor model.layers.0"
         done
         FLRQ_CUDASIM_FAIL=900 FLRQ_CUDASIM_FAIL_WHAT=launch start nccl 3 $run
         ended
-        failed_well "lost by one of several threads" "worker [0-2] of 3 (cudasim:[0-2]), block 1, quantize: "
+        failed_well "lost by threads" "unspecified launch failure" # in the simulator a fault is of all devices of a process
 
         E2E_RANK=1 E2E_SET="LD_PRELOAD=$faults E2E_FAULTS=full:20" start tasks 3 $run
         ended
-        failed_well "full" "worker 1 of 3 (host .*No space left"
+        failed_well "full" "worker 1 of 3 (host .*, block [12].*No space left"
 
         E2E_RANK=2 E2E_OPTIONS="--seed 3" start tasks 3 $run
         ended

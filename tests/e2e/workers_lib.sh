@@ -66,7 +66,7 @@ tasks() {
                 FLRQ_CUDASIM_DEVICES=$n SLURM_STEP_NUM_TASKS=$n SLURM_PROCID=$rank SLURM_LOCALID=$rank SLURM_JOB_ID=$job SLURM_STEP_ID=0 \
                     timeout -k 10 "${patience:-120}" sh e2e/worker.sh "$ranks" "$flrq" "$@" --device cudasim
                 echo $? >"$ranks/code.$rank"
-            ) &
+            ) 2>"$ranks/shell.$rank" &
             first=${first:-$rank}
             ;;
         esac
