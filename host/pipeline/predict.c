@@ -95,9 +95,9 @@ static void copy(count *k, double bytes) {
 
 /* ---- exchanges --------------------------------------------------------------------------------------------------- */
 
-/* Seconds in which every worker receives `bytes` in `steps` exchanges, as many from each of the others; `once`: what a
- * node receives from the others arrives once and not for each of its devices. */
-static double exchange_seconds(count *k, double bytes, int steps, int once) {
+/* Seconds of an exchange in which every worker receives `bytes`, as many from each of the others; `once`: what a node
+ * receives from the others arrives once and not for each of its devices. */
+static double exchange_seconds(count *k, double bytes, int once) {
     const flrq_cluster *c = k->cluster;
     if (c->workers == 1) return 0;
     double here = c->workers / c->nodes, outside = bytes * (c->workers - here) / (c->workers - 1);
@@ -105,12 +105,12 @@ static double exchange_seconds(count *k, double bytes, int steps, int once) {
     k->out->link_bytes += link;
     k->out->network_bytes += network;
     double call = c->nodes > 1 ? c->network.call : c->node_link.call;
-    return steps * call + fmax(link / c->node_link.bytes, network / c->network.bytes);
+    return call + fmax(link / c->node_link.bytes, network / c->network.bytes);
 }
 
 /* A few values of every worker's host to all. */
 static void exchange_values(count *k, double values) {
-    k->exchange += exchange_seconds(k, values * sizeof(double) * (k->cluster->workers - 1), 1, 0);
+    k->exchange += exchange_seconds(k, values * sizeof(double) * (k->cluster->workers - 1), 0);
 }
 
 /* Nodes of the tree over a grid: of all workers, and of the one with the most. */
@@ -138,13 +138,13 @@ static void exchange_sum(count *k, const grid *g, double values, double width) {
     int sliced = flrq_sum_is_sliced(g->units, (int64_t)values, (size_t)width, workers);
     double slice = sliced ? values / workers : values, others = (double)(workers - 1) / workers;
     ops(k, FLRQ_COST_ADD, g->all - 1, (g->all - 1) * slice * width / sizeof(float), 0);
-    k->exchange += exchange_seconds(k, g->all * slice * width * others, 1, 0);
-    if (sliced) k->exchange += exchange_seconds(k, values * width * others, 1, 1);
+    k->exchange += exchange_seconds(k, g->all * slice * width * others, 0);
+    if (sliced) k->exchange += exchange_seconds(k, values * width * others, 1);
 }
 
 /* Rows of all workers to all. */
 static double gather_seconds(count *k, double bytes) {
-    return exchange_seconds(k, bytes * (k->cluster->workers - 1) / k->cluster->workers, 1, 1);
+    return exchange_seconds(k, bytes * (k->cluster->workers - 1) / k->cluster->workers, 1);
 }
 
 /* ---- a fit (fit.c, sketch.c) ------------------------------------------------------------------------------------- */

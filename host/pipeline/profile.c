@@ -60,11 +60,6 @@ const char *flrq_cost_name(flrq_cost cost) {
     return names[cost];
 }
 
-double flrq_profile_seconds(const flrq_profile *profile, flrq_cost cost, double elements, double flops) {
-    const flrq_op_cost *c = &profile->op[cost];
-    return c->call < 0 ? INFINITY : c->call + elements * c->element + flops * c->flop;
-}
-
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 /* A JSON object of the file and where it is in it, for messages: "ops.mul.". */

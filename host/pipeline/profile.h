@@ -99,9 +99,6 @@ typedef struct flrq_profile {
 /** Key of a class in the file: "mul", "clip_fast4". */
 const char *flrq_cost_name(flrq_cost cost);
 
-/** Seconds of one call; infinite for an op that is not there. */
-double flrq_profile_seconds(const flrq_profile *profile, flrq_cost cost, double elements, double flops);
-
 /** Reads and checks a file: every error names the file and the key. */
 flrq_status flrq_profile_load(flrq_profile *out, const char *path);
 

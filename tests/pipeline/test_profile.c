@@ -76,13 +76,6 @@ static void test_round_trip(void **state) {
     assert_true(q.read == 0 && q.node_link.bytes == 0 && q.network.bytes == 0 && q.measured == 0);
 }
 
-static void test_seconds(void **state) {
-    flrq_profile p = some_profile();
-    p.op[FLRQ_COST_MUL] = (flrq_op_cost){1, 2, 3};
-    assert_true(flrq_profile_seconds(&p, FLRQ_COST_MUL, 10, 100) == 1 + 20 + 300);
-    assert_true(isinf(flrq_profile_seconds(&p, FLRQ_COST_ROUND_BF16, 1, 1)));
-}
-
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 /* The profile with `value` (stolen; NULL: nothing) at a path of keys, "device.threads". */
@@ -252,8 +245,8 @@ static void test_shipped(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_seconds),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_fit),        cmocka_unit_test(test_measured), cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_refused), cmocka_unit_test(test_fit),
+        cmocka_unit_test(test_measured),   cmocka_unit_test(test_shipped),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
