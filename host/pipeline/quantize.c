@@ -4,7 +4,8 @@
  * input; fit each layer and hand it to the writer; forward again with the quantized weights to get the next block's
  * input. With --overlap a reader's thread brings block i+1 while i is computed, and the writer's thread completes and
  * commits block i (shard and factors flushed and hashed, then the journal's record) while the main thread forwards it
- * and calibrates i+1. One block at most is in flight: the fit of i+1 waits until i is committed.
+ * and calibrates i+1. One block at most is in flight: i+1 is handed over when i is committed, and fitted when all of i
+ * is written (with one worker, which has nobody to wait for: when it is committed).
  *
  * Several workers run this job side by side (workers.c), each with its own device, and make the same decisions: a
  * matrix is read, fitted and written by rows, each worker its share (quant/split.h, output.h); for the forward the rows
@@ -806,6 +807,7 @@ static flrq_status run_blocks(job *j) {
 /* After a request to stop: what is in flight is committed first. The activations are still the input of the first block
  * that is not: calibration works on copies. */
 static flrq_status stop(job *j) {
+    FLRQ_TRY(j->comm->gather_end(j->comm, j->be)); /* begun by all alike; their arrays are about to be freed */
     FLRQ_TRY(land(j));
     FLRQ_TRY(maybe_save(j, 1));
     return flrq_fail(FLRQ_STOPPED, "stopped with %lld of %lld blocks committed in %s", (long long)j->state.committed,
@@ -913,17 +915,22 @@ static flrq_status quality_gate(const job *j, const json_t *report) {
                      json_string_value(json_object_get(worst, "name")), error, j->config->max_error, j->state.dir);
 }
 
-/* The plan for this device; a run that is continued keeps its token batch, and all workers have the same. */
+/* The plan for this device; a run that is continued keeps its token batch. All workers have the same batch, and make
+ * the same calls: one that has no memory for overlap, or for a larger batch, decides for all. */
 static flrq_status make_plan(job *j, const flrq_device_info *device, int64_t segments, int64_t length, int64_t batch) {
-    j->target = flrq_plan_target_of(j->config, device);
+    flrq_config config = *j->config;
+    j->target = flrq_plan_target_of(&config, device);
     j->target.batch = batch;
     j->target.workers = j->comm->size;
-    FLRQ_TRY(flrq_plan_make(&j->plan, j->config, j->model, segments, length, &j->target));
-    float smallest = -(float)j->plan.batch;
-    FLRQ_TRY(flrq_comm_max(j->comm, &smallest, 1));
-    if ((int64_t)-smallest >= j->plan.batch) return FLRQ_OK;
-    j->target.batch = (int64_t)-smallest;
-    return flrq_plan_make(&j->plan, j->config, j->model, segments, length, &j->target);
+    FLRQ_TRY(flrq_plan_make(&j->plan, &config, j->model, segments, length, &j->target));
+    float smallest[] = {-(float)j->plan.batch, -(float)j->plan.overlap};
+    FLRQ_TRY(flrq_comm_max(j->comm, smallest, 2));
+    int64_t common = (int64_t)-smallest[0];
+    if (common == j->plan.batch && (int)-smallest[1] == j->plan.overlap) return FLRQ_OK;
+    flrq_plan_target target = j->target; /* the run's own is the same on all workers: see halve_batch() */
+    target.batch = common;
+    if (smallest[1] == 0) config.overlap = OVERLAP_OFF;
+    return flrq_plan_make(&j->plan, &config, j->model, segments, length, &target);
 }
 
 /* What may differ between workers and must not: all need the same bytes to come out of the same ops. */
