@@ -8,7 +8,7 @@ flrq=$1 make_model=$2 compare_reports=$3 faults=$4 device=$5
 . e2e/lib.sh
 . e2e/workers_lib.sh
 model=$work/model out=$work/out.q reference=$work/reference
-patience=90 # a group that takes longer hangs
+patience=200 # a group that takes longer hangs
 wait=10     # --peer-timeout where it is the subject; other workers may be slower than a second on a busy machine
 if [ "$device" = cpu ]; then
     "$make_model" random "$model" 192 4232 4 100 11 24 || exit 1

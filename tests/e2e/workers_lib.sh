@@ -35,7 +35,7 @@ start() {
     shift 2
     rm -rf "$ranks"
     mkdir "$ranks"
-    guard="timeout -k 10 ${patience:-120}"
+    guard="timeout -k 10 ${patience:-300}"
     case $kind in
     local) $guard sh e2e/worker.sh "$ranks" "$flrq" "$@" --workers "$n" & ;;
     nccl) FLRQ_CUDASIM_DEVICES=$n $guard sh e2e/worker.sh "$ranks" "$flrq" "$@" --device cudasim --workers "$n" & ;;
@@ -64,7 +64,7 @@ tasks() {
         *)
             (
                 FLRQ_CUDASIM_DEVICES=$n SLURM_STEP_NUM_TASKS=$n SLURM_PROCID=$rank SLURM_LOCALID=$rank SLURM_JOB_ID=$job SLURM_STEP_ID=0 \
-                    timeout -k 10 "${patience:-120}" sh e2e/worker.sh "$ranks" "$flrq" "$@" --device cudasim
+                    timeout -k 10 "${patience:-300}" sh e2e/worker.sh "$ranks" "$flrq" "$@" --device cudasim
                 echo $? >"$ranks/code.$rank"
             ) 2>"$ranks/shell.$rank" &
             first=${first:-$rank}
