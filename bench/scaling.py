@@ -95,10 +95,12 @@ def draw(rows, path):
         out.append(f'<line x1="{x(gpus):.1f}" y1="{top}" x2="{x(gpus):.1f}" y2="{height - bottom}" stroke="#ddd"/>')
         out.append(f'<text x="{x(gpus):.1f}" y="{height - bottom + 16}" text-anchor="middle">{gpus}</text>')
     for seconds in [1, 2, 5, 10, 20, 50, 100, 200, 400]:
-        out.append(f'<line x1="{left}" y1="{y(seconds):.1f}" x2="{width - right}" y2="{y(seconds):.1f}" stroke="#ddd"/>')
-        out.append(f'<text x="{left - 6}" y="{y(seconds) + 4:.1f}" text-anchor="end">{seconds}</text>')
+        level = y(seconds)
+        out.append(f'<line x1="{left}" y1="{level:.1f}" x2="{width - right}" y2="{level:.1f}" stroke="#ddd"/>')
+        out.append(f'<text x="{left - 6}" y="{level + 4:.1f}" text-anchor="end">{seconds}</text>')
     out.append(f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">GPUs, 8 in a node</text>')
-    out.append(f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})" text-anchor="middle">seconds</text>')
+    middle = height / 2
+    out.append(f'<text x="14" y="{middle}" transform="rotate(-90 14 {middle})" text-anchor="middle">seconds</text>')
     lines = [
         ("whole", "#000", [r["seconds"] for r in rows]),
         ("whole, if halved", "#999", [rows[0]["seconds"] / r["gpus"] for r in rows]),

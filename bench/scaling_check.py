@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""scaling_check.py BUILD PROFILE [SCRATCH [TEXT]] - predicted against measured times of real runs, with 1 and 2 workers of one thread.
+"""scaling_check.py BUILD PROFILE [SCRATCH [TEXT]] - predicted against measured times of real runs, 1 and 2 workers.
 
-PROFILE is one of this machine with one thread: flrq bench ops --device cpu --threads 1 --profile FILE --scratch DIR. Prints two tables in
-Markdown: seconds by phase, and processor seconds of a worker, which other work on the machine hardly changes. The mean rank and the rounds
-are those of the run, since no prediction can know them; everything else is as `flrq plan` says it. Processor seconds are held against the prediction
-without waiting for files. Only runs whose name contains TEXT. Standard library only.
+PROFILE is one of this machine with one thread: flrq bench ops --device cpu --threads 1 --profile FILE --scratch DIR.
+Prints two tables in Markdown: seconds by phase, and processor seconds of a worker, which other work on the machine
+changes little; these are held against the prediction without waiting for files. The mean rank and the rounds are those
+of the run, since no prediction can know them; everything else is as `flrq plan` says it. Only runs whose name contains
+TEXT. Standard library only.
 """
 import json
 import os
@@ -31,8 +32,8 @@ def generated(flrq, folder, shape, blocks, samples, length):
     """A generated checkpoint and its tokens, kept by the quickest of benches."""
     under = os.path.join(folder, shape)
     os.mkdir(under)
-    run(flrq, "bench", "quantize", "--json", "--device", "cpu", "--shape", shape, "--blocks", str(blocks), "--keep", "--scratch", under,
-        "--calib-samples", str(samples), "--calib-len", str(length), "--method", "rtn")
+    run(flrq, "bench", "quantize", "--json", "--device", "cpu", "--shape", shape, "--blocks", str(blocks), "--keep",
+        "--scratch", under, "--calib-samples", str(samples), "--calib-len", str(length), "--method", "rtn")
     place = os.path.join(under, os.listdir(under)[0])
     return [os.path.join(place, "model"), "--calib-tokens", os.path.join(place, "tokens.npy")]
 
@@ -61,8 +62,8 @@ def check(flrq, profile, folder, name, words, workers):
     predicted = dict.fromkeys(PHASES, 0)
     for phase, seconds in time["phases"].items():
         predicted[WITHIN.get(phase, phase)] += seconds
-    return {"name": name, "workers": workers, "rank": rank, "rounds": rounds, "predicted": predicted,
-            "measured": result["phases"], "used": used, "busy": busy, "wall": result["seconds"], "total": time["seconds_total"]}
+    return {"name": name, "workers": workers, "rank": rank, "rounds": rounds, "predicted": predicted, "used": used,
+            "measured": result["phases"], "busy": busy, "wall": result["seconds"], "total": time["seconds_total"]}
 
 
 def show(rows):
@@ -76,8 +77,8 @@ def show(rows):
     print("| run | workers | mean rank of its bound | rounds | predicted | processor seconds of a worker | error |")
     print("|---|---|---|---|---|---|---|")
     for r in rows:
-        print(f"| {r['name']} | {r['workers']} | {r['rank']:.2f} | {r['rounds']:.1f} | {r['busy']:.2f} | {r['used']:.2f} | "
-              f"{100 * (r['busy'] / r['used'] - 1):+.0f} % |")
+        print(f"| {r['name']} | {r['workers']} | {r['rank']:.2f} | {r['rounds']:.1f} | {r['busy']:.2f} | "
+              f"{r['used']:.2f} | {100 * (r['busy'] / r['used'] - 1):+.0f} % |")
 
 
 def main():
@@ -86,11 +87,12 @@ def main():
     flrq, profile = os.path.join(sys.argv[1], "flrq"), sys.argv[2]
     rows = []
     with tempfile.TemporaryDirectory(dir=sys.argv[3] if len(sys.argv) > 3 else None) as folder:
+        fixed = ["--rank-policy", "fixed", "--rank", "8"]
         text = ["--calib", os.path.join(TINYLM, "calib.txt"), "--calib-samples", "64", "--calib-len", "512"]
         cases = [
             ("tinylm, 4 bits", lambda: [TINYLM, *text]),
             ("tinylm, 2 bits", lambda: [TINYLM, *text, "--bits", "2"]),
-            ("tiny, rank 8", lambda: [*generated(flrq, folder, "tiny", 4, 32, 512), "--rank-policy", "fixed", "--rank", "8"]),
+            ("tiny, rank 8", lambda: [*generated(flrq, folder, "tiny", 4, 32, 512), *fixed]),
             ("a block of 7B", lambda: generated(flrq, folder, "llama2-7b", 1, 4, 512)),
         ]
         for name, make in cases:
