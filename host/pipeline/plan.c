@@ -241,6 +241,8 @@ static void lay_out(flrq_plan *plan, const flrq_config *c, const flrq_model *mod
             trees += flrq_group_sum_bytes(plan->groups, 2 * l->cols, sizeof(double), plan->workers) +
                      flrq_group_sum_bytes(plan->groups, count, sizeof(float), plan->workers);
             scratch = max_size(scratch, flrq_group_scratch_bytes(plan->groups, count, sizeof(float), plan->workers));
+            scratch =
+                max_size(scratch, flrq_group_scratch_bytes(plan->groups, 2 * l->cols, sizeof(double), plan->workers));
         }
         plan->workspace_bytes = flrq_workspace_bytes(model, plan->length, plan->batch);
         if (c->calib) add(plan, "tokenizer and text", text_bytes(c, model), 0, FLRQ_PLAN_TEXT);

@@ -18,11 +18,11 @@
  * the present one, and with overlap the one in flight. What is written does not depend on overlap.
  *
  * Nothing in the loop over the blocks allocates device memory; on the host only the records, the writer of a block, the
- * buffer of saved activations and a row that is not finite. The ops of the main thread run ahead of it but for these
- * points, where it waits for the device: after reading, the count of non-finite weights; at the end of the calibration,
- * the sums; in a fit, every error that decides the next step, and the largest elements of the factors; without overlap,
- * each piece on its way to a file; saving the activations; and, when these live in host memory, every segment of a
- * forward.
+ * buffer of saved activations, lists of parts that workers exchange, and a row that is not finite. The ops of the main
+ * thread run ahead of it but for these points, where it waits for the device: after reading, the count of non-finite
+ * weights; at the end of the calibration, the sums; in a fit, every error that decides the next step, and the largest
+ * elements of the factors; without overlap, each piece on its way to a file; saving the activations; and, when these
+ * live in host memory, every segment of a forward.
  */
 #include <inttypes.h>
 #ifdef __GLIBC__
@@ -46,7 +46,7 @@
 #include "pipeline/verify.h"
 #include "text/corpus.h"
 
-enum { COPY_BYTES = 1 << 20, ERROR_BYTES = 2048 };
+enum { COPY_BYTES = 1 << 20, ERROR_BYTES = 2048, PATIENCE = 86400 };
 
 /* A block, or what is outside the blocks (-1), whose files are being completed. */
 typedef struct in_flight {
@@ -115,6 +115,12 @@ static flrq_status check_stop(const job *j) {
     int stop = flrq_stop_requested();
     FLRQ_TRY(agree(j, &stop));
     return stop ? FLRQ_STOPPED : FLRQ_OK;
+}
+
+/* Whether the others wait for rank 0 as long as it takes, while it alone reads or writes whole folders: hashing what is
+ * committed, merging the adapter. That it died they still notice. */
+static void be_patient(const job *j, int patient) {
+    j->comm->timeout = patient ? PATIENCE : j->config->peer_timeout;
 }
 
 /* The rows of a layer that are this worker's. */
@@ -688,6 +694,7 @@ static flrq_status first_activations(job *j, int64_t *from) {
             *from = j->state.activations;
             return FLRQ_OK;
         }
+        j->state.activations = -1; /* so that those of the same block are saved again */
     }
     return flrq_calibrator_embed(j->calibration, j->tokens);
 }
@@ -977,8 +984,10 @@ static flrq_status open_job(job *j, json_t **fingerprint, flrq_device_info *devi
     reporter->blocks = j->model->layers;
     *fingerprint = flrq_fingerprint(j->params, j->model, j->tokens, &j->plan, j->be->name, device);
     FLRQ_TRY(compare_workers(j, *fingerprint));
+    be_patient(j, 1);
     if (is_root(j)) FLRQ_TRY(flrq_state_open(&j->state, c, j->model, *fingerprint, reporter));
     FLRQ_TRY(flrq_state_share(&j->state, j->comm, c, j->model->layers));
+    be_patient(j, 0);
     if (j->state.committed && !j->state.complete)
         flrq_notice(reporter, "continuing %s: %lld of %lld blocks are done", c->out, (long long)j->state.committed,
                     (long long)j->model->layers);
@@ -998,6 +1007,7 @@ static flrq_status run_and_finish(job *j, json_t *fingerprint, const flrq_device
         if (!*report) return flrq_fail_memory(0, "the report");
     }
     release_blocks(j);
+    be_patient(j, 1);
     return finish(j, *report);
 }
 
