@@ -117,6 +117,14 @@ static void publish(const flrq_rollcall *r, int rank) {
     free(to);
 }
 
+/* Refuses a worker that was started as one of another number. */
+static flrq_status check_number(const flrq_rollcall *r, int rank, const flrq_entry *entry) {
+    char place[FLRQ_ENTRY_PLACE];
+    if (entry->size == r->size && entry->rank == rank) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_USAGE, "%s says that it is number %d of %d; start all with the same number",
+                     flrq_entry_place(place, entry, rank, r->size), entry->rank, entry->size);
+}
+
 /* Looks at one other worker. */
 static flrq_status look_at(flrq_rollcall *r, int rank) {
     flrq_entry entry;
@@ -127,6 +135,7 @@ static flrq_status look_at(flrq_rollcall *r, int rank) {
         return FLRQ_OK;
     case FLRQ_ENTRY_HELD:
         if (entry.end == FLRQ_ENTRY_FAILED) break;
+        if (entry.size > 0 && !p->seen) FLRQ_TRY(check_number(r, rank, &entry));
         if (!p->seen || entry.beats != p->beats || entry.steps != p->steps) p->moved = now();
         p->beats = entry.beats;
         p->steps = entry.steps;
@@ -231,18 +240,15 @@ static flrq_status count_missing(flrq_rollcall *r, bool *absent, int *missing) {
     flrq_dir_refresh(r->dir);
     for (int rank = 0; rank < r->size; rank++) {
         flrq_entry entry;
-        char place[FLRQ_ENTRY_PLACE];
         absent[rank] = false;
         if (rank == r->rank || r->peers[rank].seen) continue;
         absent[rank] = read_worker(r, rank, &entry) != FLRQ_ENTRY_HELD || entry.size == 0;
         if (absent[rank]) {
             ++*missing;
-        } else if (entry.size != r->size || entry.rank != rank) {
-            return flrq_fail(FLRQ_ERR_USAGE, "%s says that it is number %d of %d; start all with the same number",
-                             flrq_entry_place(place, &entry, rank, r->size), entry.rank, entry.size);
-        } else {
-            r->peers[rank].seen = true;
+            continue;
         }
+        FLRQ_TRY(check_number(r, rank, &entry));
+        r->peers[rank].seen = true;
     }
     return FLRQ_OK;
 }
