@@ -2,7 +2,8 @@
  * of its own: everything goes through alloc, upload and download.
  *
  * The backend is that of FLRQ_TEST_DEVICE. A table of op cases compares with the reference on random numbers; here are
- * the answers that need none: infinities, NaN, masks, empty work. Attention runs in both precisions.
+ * the answers that need none: infinities, NaN, masks, empty work; and the rows of a matrix by themselves against the
+ * whole. Attention runs in both precisions.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 
 #include "backend/optable.h"
+#include "core/dtype.h"
 #include "core/philox.h"
 
 #define EPS OP_EPS32
@@ -364,8 +366,121 @@ static void empty_work_is_done(void **state) {
     assert_int_equal(be->input_stats(be, NULL, NULL, NULL, 0, 4), FLRQ_OK);
 }
 
+/* ---- rows by themselves ------------------------------------------------------------------------------------------ */
+
+/* The same bytes whoever computes a row, and sums that follow the tree of chunks of rows: what lets any number of
+ * workers write the same file. A library may choose another kernel for fewer rows, and with it another order of
+ * summation: this is where it would show, so a real GPU gets a shape of a real layer. */
+typedef struct rows_case {
+    int64_t m, n, b;
+    flrq_operand a;
+    float *d_x, *d_q, *d_y, *d_z;
+    double *d_gram;
+} rows_case;
+
+static flrq_operand rows_of(const rows_case *c, int64_t first, int64_t count) {
+    flrq_operand part = c->a;
+    size_t width = part.dense_dtype == FLRQ_F32 ? 4 : 2;
+    part.rows = count;
+    part.d_dense = (const char *)part.d_dense + (size_t)(first * part.ld_dense) * width;
+    return part;
+}
+
+static void compare_mul(const rows_case *c, float *whole, float *part) {
+    const int64_t ranges[][2] = {{0, 512}, {512, 1536}, {1024, c->m}, {c->m / 512 * 512, c->m}};
+    assert_int_equal(be->mul(be, c->d_y, &c->a, c->d_x, c->b), FLRQ_OK);
+    fetch(whole, c->d_y, c->m * c->b);
+    for (int i = 0; i < 4; i++) {
+        int64_t first = ranges[i][0], count = ranges[i][1] - first;
+        flrq_operand rows = rows_of(c, first, count);
+        assert_int_equal(be->mul(be, c->d_y, &rows, c->d_x, c->b), FLRQ_OK);
+        fetch(part, c->d_y, count * c->b);
+        if (memcmp(part, whole + first * c->b, (size_t)(count * c->b) * sizeof *part) != 0)
+            fail_msg("mul: rows %lld to %lld by themselves round otherwise", (long long)first, (long long)ranges[i][1]);
+    }
+}
+
+enum { NODES = 3 };
+
+/* The nodes of four chunks, the last not whole, as two workers and a half may have them: (0 1), 2, 3. Their sum along
+ * the tree is (0 1) + (2 + 3). */
+static void node_rows(const rows_case *c, int node, int64_t *first, int64_t *count) {
+    const int64_t bounds[NODES + 1] = {0, 1024, 1536, c->m};
+    *first = bounds[node], *count = bounds[node + 1] - bounds[node];
+}
+
+static void compare_sums(const rows_case *c, float *whole, float *node[NODES]) {
+    int64_t first, count, values = c->n * c->b;
+    double squares, squares_mul, part[NODES], part_mul[NODES];
+    assert_int_equal(be->mul_t(be, c->d_z, &c->a, c->d_q, c->b), FLRQ_OK);
+    fetch(whole, c->d_z, values);
+    assert_int_equal(be->sum_squares(be, &squares, &c->a), FLRQ_OK);
+    assert_int_equal(be->sum_squares_mul(be, &squares_mul, &c->a, c->d_x, c->b), FLRQ_OK);
+    for (int k = 0; k < NODES; k++) {
+        node_rows(c, k, &first, &count);
+        flrq_operand rows = rows_of(c, first, count);
+        assert_int_equal(be->mul_t(be, c->d_z, &rows, c->d_q + first * c->b, c->b), FLRQ_OK);
+        fetch(node[k], c->d_z, values);
+        assert_int_equal(be->sum_squares(be, &part[k], &rows), FLRQ_OK);
+        assert_int_equal(be->sum_squares_mul(be, &part_mul[k], &rows, c->d_x, c->b), FLRQ_OK);
+    }
+    assert_true(squares == part[0] + (part[1] + part[2]));
+    assert_true(squares_mul == part_mul[0] + (part_mul[1] + part_mul[2]));
+    for (int64_t i = 0; i < values; i++) {
+        float sum = node[0][i] + (node[1][i] + node[2][i]);
+        if (memcmp(&sum, &whole[i], sizeof sum) != 0)
+            fail_msg("mul_t: element %lld is %.9g, its nodes give %.9g", (long long)i, (double)whole[i], (double)sum);
+    }
+}
+
+static void compare_gram(const rows_case *c, double *whole, double *node[NODES]) {
+    int64_t first, count, values = c->b * c->b;
+    size_t bytes = (size_t)values * sizeof *whole;
+    assert_int_equal(be->gram(be, c->d_gram, c->d_q, c->m, c->b), FLRQ_OK);
+    assert_int_equal(be->download(be, whole, c->d_gram, bytes), FLRQ_OK);
+    for (int k = 0; k < NODES; k++) {
+        node_rows(c, k, &first, &count);
+        assert_int_equal(be->gram(be, c->d_gram, c->d_q + first * c->b, count, c->b), FLRQ_OK);
+        assert_int_equal(be->download(be, node[k], c->d_gram, bytes), FLRQ_OK);
+    }
+    for (int64_t i = 0; i < values; i++) assert_true(whole[i] == node[0][i] + (node[1][i] + node[2][i]));
+}
+
+static void rows_by_themselves_give_the_same_bytes(void **state) {
+    int real = strcmp(be->name, "cuda") == 0;
+    rows_case c = {.m = 1700, .n = real ? 4096 : 300, .b = real ? 136 : 20};
+    int64_t weights = c.m * c.n, most = (c.m > c.n ? c.m : c.n) * c.b;
+    float *w = normals(weights, 21), *x = normals(c.n * c.b, 22), *q = normals(c.m * c.b, 23), *node[NODES];
+    uint16_t *half = test_malloc((size_t)weights * sizeof *half);
+    float *whole = test_malloc((size_t)most * sizeof *whole);
+    double *gram[NODES + 1];
+    for (int k = 0; k < NODES; k++) node[k] = test_malloc((size_t)most * sizeof **node);
+    for (int k = 0; k <= NODES; k++) gram[k] = test_malloc((size_t)(c.b * c.b) * sizeof **gram);
+    for (int64_t i = 0; i < weights; i++) flrq_store(half, FLRQ_BF16, i, w[i]);
+    float *d_w = device_floats(w, weights), *d_half = device_floats((float *)half, weights / 2);
+    c.d_x = device_floats(x, c.n * c.b), c.d_q = device_floats(q, c.m * c.b);
+    c.d_y = device_floats(NULL, c.m * c.b), c.d_z = device_floats(NULL, c.n * c.b);
+    c.d_gram = (double *)device_floats(NULL, 2 * c.b * c.b);
+    for (int is_half = 0; is_half < 2; is_half++)
+        for (int fast = 0; fast < 2; fast++) {
+            c.a = (flrq_operand){.rows = c.m, .cols = c.n, .d_dense = is_half ? d_half : d_w, .ld_dense = c.n};
+            c.a.dense_dtype = is_half ? FLRQ_BF16 : FLRQ_F32;
+            flrq_set_precision(be, fast ? FLRQ_PRECISION_FAST : FLRQ_PRECISION_FULL);
+            compare_mul(&c, whole, node[0]);
+            compare_sums(&c, whole, node);
+        }
+    flrq_set_precision(be, FLRQ_PRECISION_FULL);
+    compare_gram(&c, gram[NODES], gram);
+    be->release(be, c.d_gram), be->release(be, c.d_z), be->release(be, c.d_y), be->release(be, c.d_q);
+    be->release(be, c.d_x), be->release(be, d_half), be->release(be, d_w);
+    for (int k = 0; k <= NODES; k++) test_free(gram[k]);
+    for (int k = 0; k < NODES; k++) test_free(node[k]);
+    test_free(whole), test_free(half), test_free(q), test_free(x), test_free(w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_by_themselves_give_the_same_bytes),
         cmocka_unit_test(rope_is_accurate_far_out),
         cmocka_unit_test(rope_leaves_position_zero),
         cmocka_unit_test(attention_sees_neither_future_nor_beyond_the_window),
