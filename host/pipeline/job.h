@@ -35,6 +35,11 @@ double flrq_seconds(void);
 double flrq_rss_bytes(void);
 double flrq_peak_rss_bytes(void);
 
+/** Adds the layer's tensor to the error of something that was done to it. */
+static inline flrq_status flrq_trace_layer(flrq_status status, const flrq_linear *l) {
+    return status == FLRQ_OK || status == FLRQ_STOPPED ? status : flrq_trace(status, "tensor %s.weight", l->module);
+}
+
 /** A sentence for the user, once. */
 void flrq_notice(flrq_reporter *reporter, const char *format, ...) FLRQ_PRINTF(2, 3);
 

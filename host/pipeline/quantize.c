@@ -38,11 +38,12 @@
 #include "io/npy.h"
 #include "pipeline/calibration.h"
 #include "pipeline/deadline.h"
+#include "pipeline/finite.h"
 #include "pipeline/job.h"
 #include "pipeline/output.h"
 #include "pipeline/report.h"
+#include "pipeline/source.h"
 #include "pipeline/state.h"
-#include "pipeline/stream.h"
 #include "pipeline/verify.h"
 #include "text/corpus.h"
 
@@ -77,13 +78,7 @@ typedef struct job {
     flrq_codes *codes; /* [plan.slots] */
     flrq_fit_space *space;
     flrq_staging staging;
-    /* the reader's, items are blocks, or linear layers in a weights-only run; item i is in buffer i % 2 with overlap */
-    flrq_stage *reader;
-    flrq_feed feed; /* of a reader's thread, or of a weights-only run */
-    flrq_block *blocks[2];
-    void *d_weights[2];
-    int64_t requested; /* last item asked for, -1 none */
-    int64_t gathering; /* block whose rows are on their way between the workers, -1 none */
+    flrq_source source;
     in_flight flight;
     int halved;       /* the token batch, for want of memory */
     int handed_over;  /* a block was given to the writer to commit: it cannot be begun again */
@@ -92,11 +87,6 @@ typedef struct job {
     double slowest; /* block of this run, in seconds */
     flrq_phases phases;
 } job;
-
-/* Adds the tensor to the error of something that was done to it. */
-static flrq_status about(flrq_status status, const flrq_linear *l) {
-    return status == FLRQ_OK || status == FLRQ_STOPPED ? status : flrq_trace(status, "tensor %s.weight", l->module);
-}
 
 static int is_root(const job *j) {
     return j->comm->rank == 0;
@@ -121,11 +111,6 @@ static flrq_status check_stop(const job *j) {
  * committed, merging the adapter. That it died they still notice. */
 static void be_patient(const job *j, int patient) {
     j->comm->timeout = patient ? PATIENCE : j->config->peer_timeout;
-}
-
-/* The rows of a layer that are this worker's. */
-static flrq_range own_rows(const job *j, const flrq_linear *l) {
-    return flrq_share_rows(l->rows, j->comm->rank, j->comm->size);
 }
 
 static flrq_status load_tokens(job *j) {
@@ -158,27 +143,11 @@ static flrq_status load_tokens(job *j) {
 /* ---- memory
  * --------------------------------------------------------------------------------------------------------------- */
 
-static flrq_status allocate_reader(job *j) {
-    flrq_backend *be = j->be;
-    const flrq_plan *plan = &j->plan;
-    for (int i = 0; i <= plan->overlap; i++)
-        if (plan->calibrated) {
-            FLRQ_TRY(flrq_block_new(&j->blocks[i], j->model, be));
-            j->blocks[i]->rank = j->comm->rank, j->blocks[i]->size = j->comm->size;
-        } else
-            FLRQ_TRY(be->alloc(be, &j->d_weights[i], plan->weight_bytes, "one weight"));
-    if (plan->overlap || !plan->calibrated)
-        FLRQ_TRY(flrq_feed_new(&j->feed, be, plan->feed_bytes, plan->overlap ? FLRQ_FEED_SLOTS : 1, plan->overlap));
-    if (plan->separate) j->feed.readers = FLRQ_FEED_READERS;
-    j->requested = j->gathering = -1;
-    return flrq_stage_open(&j->reader, "flrq reader", plan->overlap);
-}
-
 static flrq_status allocate(job *j) {
     flrq_backend *be = j->be;
     const flrq_plan *plan = &j->plan;
     if (plan->calibrated) FLRQ_TRY(flrq_calibrator_work(j->calibration));
-    FLRQ_TRY(allocate_reader(j));
+    FLRQ_TRY(flrq_source_open(&j->source, be, j->comm, j->model, plan));
     j->codes = calloc((size_t)plan->slots, sizeof *j->codes);
     j->layers = calloc((size_t)j->model->n_linears, sizeof *j->layers);
     if (!j->codes || !j->layers) return flrq_fail_memory(sizeof *j->layers, "layers");
@@ -197,20 +166,14 @@ static flrq_status allocate(job *j) {
 /* The inverse of allocate(), also of one that failed. */
 static void release_work(job *j) {
     flrq_backend *be = j->be;
-    flrq_stage_close(j->reader);
+    flrq_source_close(&j->source);
     flrq_fit_space_free(j->space, be);
     be->release(be, j->d_factors);
     for (int64_t i = 0; j->codes && i < j->plan.slots; i++) flrq_codes_release(&j->codes[i], be);
-    flrq_feed_free(&j->feed);
-    for (int i = 0; i < 2; i++) {
-        flrq_block_free(j->blocks[i], be);
-        be->release(be, j->d_weights[i]);
-        j->blocks[i] = NULL, j->d_weights[i] = NULL;
-    }
     if (j->calibration) flrq_calibrator_release_work(j->calibration);
     free(j->layers);
     free(j->codes);
-    j->reader = NULL, j->space = NULL, j->d_factors = NULL, j->layers = NULL, j->codes = NULL;
+    j->space = NULL, j->d_factors = NULL, j->layers = NULL, j->codes = NULL;
 }
 
 /* Frees what only the blocks need, so that the load-back check does not add to the peak. */
@@ -262,184 +225,13 @@ static flrq_status halve_batch(job *j, flrq_status status) {
     return allocate(j);
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------------------------------- */
-
-/* Asks the kernel for the file's part of an item, or lets it go. */
-static void advise(const job *j, int64_t item, void (*hint)(const flrq_checkpoint *, const flrq_tensor *)) {
-    const flrq_model *model = j->model;
-    int64_t first = item, last = item + 1;
-    if (j->plan.calibrated) {
-        if (item >= model->layers) return;
-        first = model->block_first[item], last = model->block_first[item + 1];
-    }
-    for (int64_t i = first; i < last && i < model->n_linears; i++) hint(model->checkpoint, model->linears[i].weight);
-}
-
-/* The reader's call: block `item`, or one weight of a weights-only run, into its buffer. */
-static flrq_status read_item(void *context, const void *arguments) {
-    job *j = context;
-    int64_t item;
-    memcpy(&item, arguments, sizeof item);
-    int buffer = (int)(item & j->plan.overlap);
-    if (j->plan.calibrated) {
-        flrq_block *block = j->blocks[buffer];
-        return flrq_block_load_through(block, j->model, j->plan.overlap ? &j->feed : &block->feed, item);
-    }
-    const flrq_linear *l = &j->model->linears[item];
-    flrq_range rows = own_rows(j, l);
-    uint64_t row_bytes = l->weight->bytes / (uint64_t)l->rows;
-    FLRQ_TRY(flrq_feed_range(&j->feed, j->model->checkpoint, l->weight, (uint64_t)rows.first * row_bytes,
-                             (uint64_t)rows.count * row_bytes, j->d_weights[buffer]));
-    return flrq_feed_wait(&j->feed);
-}
-
-/* Has the item read behind the ops issued so far, which may still use its buffer. */
-static flrq_status request(job *j, int64_t item) {
-    if (item <= j->requested || item >= (j->plan.calibrated ? j->model->layers : j->model->n_linears)) return FLRQ_OK;
-    j->requested = item;
-    advise(j, item + 1, flrq_checkpoint_prefetch);
-    if (j->feed.lane) FLRQ_TRY(j->be->lane_after_ops(j->feed.lane));
-    return flrq_stage_call(j->reader, read_item, j, &item, sizeof item, NULL);
-}
-
-/* Has the rows of the block, which is read, brought to all workers beside the ops that follow. */
-static flrq_status begin_gather(job *j, int64_t item) {
-    const flrq_block *block = j->blocks[item & j->plan.overlap];
-    for (int64_t i = j->model->block_first[item]; i < j->model->block_first[item + 1]; i++) {
-        const flrq_operand *w = &block->linear[j->model->linears[i].slot];
-        flrq_split split = flrq_split_of(j->be, j->comm, w->rows, NULL, NULL);
-        FLRQ_TRY(flrq_split_gather_begin(&split, (void *)w->d_dense,
-                                         (size_t)w->cols * (size_t)flrq_dtype_bits(w->dense_dtype) / 8));
-    }
-    j->gathering = item;
-    return FLRQ_OK;
-}
-
-/* The same for the next block, where there is a buffer for it: it then overlaps with the forward of this one, during
- * which the workers have nothing else to say. */
-static flrq_status gather_ahead(job *j, int64_t item) {
-    if (!j->plan.overlap || j->comm->size == 1 || item >= j->model->layers) return FLRQ_OK;
-    FLRQ_TRY(flrq_stage_wait(j->reader, 0));
-    return begin_gather(j, item);
-}
-
-/* Waits for the item and, with overlap, has the next one read. *buffer: where it is. Of a block all rows are there, of
- * a single weight this worker's. */
-static flrq_status receive(job *j, int64_t item, int *buffer) {
-    flrq_mark_phase(j->be, "read");
-    FLRQ_TRY(request(j, item));
-    FLRQ_TRY(flrq_stage_wait(j->reader, 0));
-    *buffer = (int)(item & j->plan.overlap);
-    if (j->plan.calibrated && j->comm->size > 1) {
-        if (j->gathering != item) FLRQ_TRY(begin_gather(j, item));
-        FLRQ_TRY(j->comm->gather_end(j->comm, j->be));
-    }
-    return j->plan.overlap ? request(j, item + 1) : FLRQ_OK;
-}
-
-/* Replaces NaN and infinities of a dense weight by zero. Rare, so row by row through the host. */
-static flrq_status zero_nonfinite(job *j, const flrq_operand *w, flrq_range rows) {
-    size_t size = (size_t)flrq_dtype_bits(w->dense_dtype) / 8, bytes = (size_t)w->cols * size;
-    void *row = malloc(bytes);
-    if (!row) return flrq_fail_memory(bytes, "a weight row");
-    flrq_status status = FLRQ_OK;
-    for (int64_t i = rows.first; i < rows.first + rows.count && status == FLRQ_OK; i++) {
-        char *d_row = (char *)w->d_dense + (size_t)(i * w->ld_dense) * size;
-        status = j->be->download(j->be, row, d_row, bytes);
-        for (int64_t n = 0; n < w->cols; n++)
-            if (!isfinite(flrq_load(row, w->dense_dtype, n))) flrq_store(row, w->dense_dtype, n, 0);
-        if (status == FLRQ_OK) status = j->be->upload(j->be, d_row, row, bytes);
-    }
-    free(row);
-    return status;
-}
-
-/* Number and first of the values that are not finite in the rows of all workers, from those of the own rows. */
-static flrq_status agree_nonfinite(const job *j, int64_t *count, int64_t *first) {
-    int64_t(*all)[2] = calloc((size_t)j->comm->size, sizeof *all);
-    if (!all) return flrq_fail_memory(sizeof *all, "counts of the workers");
-    all[j->comm->rank][0] = *count, all[j->comm->rank][1] = *first;
-    flrq_status status = j->comm->gather_host(j->comm, all, sizeof *all);
-    *count = 0, *first = -1;
-    for (int r = 0; r < j->comm->size; r++) {
-        if (*count == 0) *first = all[r][1]; /* rows are in the order of ranks */
-        *count += all[r][0];
-    }
-    free(all);
-    return status;
-}
-
-/* Of a block every worker has, and checks, all rows; of a single weight its own. */
-static flrq_status check_finite(job *j, const flrq_linear *l, const flrq_operand *w) {
-    int64_t count, first;
-    flrq_codes none;
-    flrq_range rows = j->plan.calibrated ? (flrq_range){0, l->rows} : own_rows(j, l);
-    flrq_operand part = flrq_operand_rows(w, rows, &none);
-    FLRQ_TRY(about(j->be->count_nonfinite(j->be, &count, &first, &part), l));
-    if (count) first += rows.first * l->cols;
-    if (!j->plan.calibrated) FLRQ_TRY(agree_nonfinite(j, &count, &first));
-    if (count == 0) return FLRQ_OK;
-    if (j->config->nonfinite == NONFINITE_REFUSE)
-        return flrq_fail(
-            FLRQ_ERR_NUMERIC,
-            "%s: tensor %s: %lld values are NaN or infinite, the first at row %lld, column %lld; repair the "
-            "checkpoint or use --nonfinite zero",
-            j->model->checkpoint->files[l->weight->file], l->weight->name, (long long)count,
-            (long long)(first / l->cols), (long long)(first % l->cols));
-    flrq_notice(j->reporter, "tensor %s: %lld values that are NaN or infinite were set to zero", l->weight->name,
-                (long long)count);
-    return about(zero_nonfinite(j, w, rows), l);
-}
-
-/* Index of the first NaN or infinity among `count` elements of F32, F16 or BF16, or -1. Embeddings have billions: the
- * search is for an exponent of ones, without a branch in the inner loop. */
-static int64_t first_nonfinite(const void *data, flrq_dtype dtype, int64_t count) {
-    const uint32_t mask = dtype == FLRQ_F32 ? 0x7f800000 : dtype == FLRQ_F16 ? 0x7c00 : 0x7f80;
-    const uint32_t *words = data;
-    const uint16_t *halves = data;
-    enum { STRIDE = 4096 };
-    for (int64_t first = 0; first < count; first += STRIDE) {
-        int64_t end = first + STRIDE < count ? first + STRIDE : count;
-        int any = 0;
-        if (dtype == FLRQ_F32)
-            for (int64_t i = first; i < end; i++) any |= (words[i] & mask) == mask;
-        else
-            for (int64_t i = first; i < end; i++) any |= (halves[i] & mask) == mask;
-        for (int64_t i = first; any && i < end; i++)
-            if (((dtype == FLRQ_F32 ? words[i] : halves[i]) & mask) == mask) return i;
-    }
-    return -1;
-}
-
-/* Refuses NaN and infinities in what is copied as it is: norms, biases, embeddings (block -1: what is outside the
- * blocks). Each worker looks at a share of the pieces. */
-static flrq_status check_copied_finite(job *j, int64_t block) {
-    for (int64_t i = 0; i < j->model->n_others; i++) {
-        const flrq_other *o = &j->model->others[i];
-        const flrq_tensor *t = o->tensor;
-        if (o->block != block || o->fate != FLRQ_FATE_COPY) continue;
-        if (t->dtype != FLRQ_F32 && t->dtype != FLRQ_F16 && t->dtype != FLRQ_BF16) continue;
-        uint64_t size = (uint64_t)flrq_dtype_bits(t->dtype) / 8, step = COPY_BYTES / size * size;
-        flrq_range pieces = flrq_share((int64_t)((t->bytes + step - 1) / step), j->comm->rank, j->comm->size);
-        for (int64_t p = pieces.first; p < pieces.first + pieces.count; p++) {
-            uint64_t first = (uint64_t)p * step, bytes = t->bytes - first < step ? t->bytes - first : step;
-            FLRQ_TRY(flrq_checkpoint_read(j->model->checkpoint, t, j->bytes, first, bytes));
-            int64_t bad = first_nonfinite(j->bytes, t->dtype, (int64_t)(bytes / size));
-            if (bad >= 0)
-                return flrq_fail(FLRQ_ERR_NUMERIC,
-                                 "%s: tensor %s: element %llu is NaN or infinite; repair the checkpoint (--nonfinite "
-                                 "zero is for the "
-                                 "quantized matrices only)",
-                                 j->model->checkpoint->files[t->file], t->name,
-                                 (unsigned long long)(first / size) + (uint64_t)bad);
-        }
-    }
-    return FLRQ_OK;
-}
-
 /* ---- one block
  * ------------------------------------------------------------------------------------------------------------ */
+
+static flrq_status check_finite(const job *j, const flrq_linear *l, const flrq_operand *w) {
+    return flrq_check_finite(j->be, j->comm, j->model, l, w, j->plan.calibrated, j->config->nonfinite == NONFINITE_ZERO,
+                             j->reporter);
+}
 
 /* The dense weight of a layer as an operand: a slot of the block, or read alone in a weights-only run. */
 static flrq_status weight_of(job *j, const flrq_block *block, const flrq_linear *l, flrq_operand *out) {
@@ -448,10 +240,10 @@ static flrq_status weight_of(job *j, const flrq_block *block, const flrq_linear 
         *out = block->linear[l->slot];
         return FLRQ_OK;
     }
-    FLRQ_TRY(receive(j, l - j->model->linears, &buffer));
+    FLRQ_TRY(flrq_source_receive(&j->source, l - j->model->linears, &buffer));
     *out = (flrq_operand){.rows = l->rows,
                           .cols = l->cols,
-                          .d_dense = j->d_weights[buffer],
+                          .d_dense = j->source.d_weights[buffer],
                           .ld_dense = l->cols,
                           .dense_dtype = l->weight->dtype};
     return check_finite(j, l, out); /* else done before the forward */
@@ -482,9 +274,9 @@ static flrq_status fit_layer(job *j, const flrq_block *block, flrq_layer *layer,
         stats = flrq_calibrator_stats(j->calibration, l->input);
         used = &stats;
     }
-    FLRQ_TRY(about(flrq_fit(j->space, j->be, j->comm, &j->plan.fit, l->module, &w, used, &layer->codes, layer->d_l,
-                            layer->d_r, &result),
-                   l));
+    FLRQ_TRY(flrq_trace_layer(flrq_fit(j->space, j->be, j->comm, &j->plan.fit, l->module, &w, used, &layer->codes,
+                                       layer->d_l, layer->d_r, &result),
+                              l));
     layer->rank = result.rank;
     json_array_append_new(matrices, flrq_report_matrix(l, &j->plan.fit.scheme, &result));
     return FLRQ_OK;
@@ -650,7 +442,7 @@ static flrq_status advance(job *j, const flrq_block *block, const char *phase) {
 /* Forwards an already committed block from its shard. */
 static flrq_status replay_block(job *j, int64_t index) {
     char name[64], *shard_path = NULL, *factors_path = NULL;
-    flrq_block *block = j->blocks[0];
+    flrq_block *block = j->source.blocks[0];
     flrq_model view = *j->model; /* the same model, seen through the two files of this block */
     view.checkpoint = view.adapter = NULL;
     view.quantized = 1;
@@ -736,11 +528,11 @@ static flrq_status run_block(job *j, int64_t index) {
     int buffer;
     j->reporter->block = index + 1;
     flrq_comm_doing(j->comm, index + 1, "read");
-    FLRQ_TRY(check_copied_finite(j, index));
+    FLRQ_TRY(flrq_check_copied_finite(j->comm, j->model, index, j->bytes, COPY_BYTES));
     if (j->plan.calibrated) {
         flrq_progress(j->reporter, "read", 0, 1);
-        FLRQ_TRY(receive(j, index, &buffer));
-        block = j->blocks[buffer];
+        FLRQ_TRY(flrq_source_receive(&j->source, index, &buffer));
+        block = j->source.blocks[buffer];
         for (int64_t i = j->model->block_first[index]; i < j->model->block_first[index + 1]; i++)
             FLRQ_TRY(check_finite(j, &j->model->linears[i], &block->linear[j->model->linears[i].slot]));
         double t = flrq_seconds();
@@ -754,10 +546,10 @@ static flrq_status run_block(job *j, int64_t index) {
     FLRQ_TRY(quantize_block(j, index, block, begin));
     j->handed_over = 1;
     if (j->plan.calibrated) {
-        advise(j, index, flrq_checkpoint_drop);
+        flrq_source_drop(&j->source, index);
         if (index + 1 < j->model->layers) {
             flrq_comm_doing(j->comm, index + 1, "forward");
-            FLRQ_TRY(gather_ahead(j, index + 1));
+            FLRQ_TRY(flrq_source_gather_ahead(&j->source, index + 1));
             FLRQ_TRY(use_quantized(j, block));
             FLRQ_TRY(advance(j, block, "forward"));
         }
@@ -769,7 +561,7 @@ static flrq_status run_block(job *j, int64_t index) {
 
 static flrq_status write_globals(job *j) {
     flrq_block_writer *writer;
-    FLRQ_TRY(check_copied_finite(j, -1));
+    FLRQ_TRY(flrq_check_copied_finite(j->comm, j->model, -1, j->bytes, COPY_BYTES));
     FLRQ_TRY(flrq_block_writer_new(&writer, j->state.dir, j->model, &j->plan, &j->staging, j->comm, -1));
     return take_off(j, -1, writer, json_object());
 }
