@@ -683,11 +683,15 @@ static flrq_status finish(job *j, json_t *report) {
     if (!check) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
     config = flrq_path_join(check, "config.json");
     if (!config) FLRQ_GOTO(flrq_fail_memory(0, "a path"));
+    be_patient(j, 1);
     if (is_root(j)) FLRQ_GOTO(write_rest(j, check, config, &copied));
+    FLRQ_GOTO(flrq_comm_barrier(j->comm));
+    be_patient(j, 0);
     double t = flrq_seconds();
     FLRQ_GOTO(flrq_verify(check, j->model, &j->plan, j->be, j->comm, (json_t *const *)j->state.blocks, j->reporter));
     j->phases.verify = flrq_seconds() - t;
     FLRQ_GOTO(flrq_comm_barrier(j->comm)); /* nobody has the folder open that is removed now */
+    be_patient(j, 1);                      /* until rank 0's verdict, the last word */
     if (is_root(j)) status = hand_over(j, config, report, copied);
 out:
     json_decref(copied);
@@ -799,7 +803,6 @@ static flrq_status run_and_finish(job *j, json_t *fingerprint, const flrq_device
         if (!*report) return flrq_fail_memory(0, "the report");
     }
     release_blocks(j);
-    be_patient(j, 1);
     return finish(j, *report);
 }
 
