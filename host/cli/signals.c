@@ -71,6 +71,8 @@ void cli_signals_install(const char *message) {
     }
 }
 
+/* A launched task that was asked to stop goes on listening to the end: the same request may still be on its way. */
 void cli_signals_restore(void) {
+    if (is_launched && stopping) return;
     for (int i = 0; i < HANDLED; i++) sigaction(handled[i], &previous[i], NULL);
 }
