@@ -22,6 +22,8 @@
 #include <unistd.h>
 #include <deque>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 using namespace cudasim;
@@ -383,12 +385,40 @@ ncclResult_t settle(ncclComm_t comm, State wanted) {
     return comm->error;
 }
 
+/* A device goes on while its host waits for something else, such as a message of MPI, and other processes depend on it:
+ * with FLRQ_CUDASIM_BACKGROUND=1 a thread runs what is queued while there are communicators, slowly, so that most of it
+ * is still done when the host asks. */
+void run_by_itself(int communicators_more) {
+    constexpr useconds_t PERIOD = 1000;
+    constexpr int STEPS = 16;
+    static std::mutex mutex;
+    static int communicators;
+    static std::atomic<bool> needed{false};
+    static std::thread *thread;
+    if (!env_number("FLRQ_CUDASIM_BACKGROUND", 0, 0, 1)) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    communicators += communicators_more;
+    if (communicators && !thread) {
+        needed = true;
+        thread = new std::thread([] {
+            for (; needed; usleep(PERIOD))
+                for (int i = 0; i < STEPS; i++) progress();
+        });
+    } else if (!communicators && thread) {
+        needed = false;
+        thread->join();
+        delete thread;
+        thread = nullptr;
+    }
+}
+
 void free_comm(ncclComm_t comm, Wire::Place how) {
     {
         std::lock_guard<std::recursive_mutex> run(executor()); /* no operation is in the middle of its bytes */
         comm->core->aborted = true;
         comm->core->wire.leave(how);
     }
+    run_by_itself(-1);
     delete comm;
     live_handles--;
 }
@@ -443,6 +473,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId i
     bool blocking = !config || config->blocking != 0;
     *comm = new ncclComm{core, State::joining, blocking, ncclSuccess, nullptr, Random((uint64_t)rank), "", 0};
     live_handles++;
+    run_by_itself(1);
     advance(*comm);
     return blocking ? settle(*comm, State::ready) : ncclInProgress;
 }

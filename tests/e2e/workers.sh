@@ -87,6 +87,9 @@ local)
         identical "$work/odd" "1 2 3 8" --group 0 $t $cheap --rank-policy fixed --rank 3
         identical "$work/odd" "3" --group 0 $t $cheap --bits 2 --epochs 1 --rank-policy fixed --rank 3 --overlap off
         identical "$work/odd" "2" --group 0 --calib none $cheap --bits 8 --no-sym
+        kinds=
+        for kind in openmpi+gpu mpich+gpu; do ! available $kind || kinds="$kinds $kind"; done
+        identical "$work/odd" "3" --group 0 $t $cheap --rank-policy fixed --rank 3
     }
     ;;
 esac

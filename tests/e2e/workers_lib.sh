@@ -5,7 +5,8 @@
 #        mpich    the same by that of MPICH
 #        nccl     threads of one process with a simulated GPU each
 #        tasks    processes with a simulated GPU each and what srun tells its tasks: no launcher, no MPI
-# The bytes of nccl and tasks are those of their device; all others have those of the CPU.
+#        openmpi+gpu, mpich+gpu    processes of mpirun with a simulated GPU each
+# The bytes of the last four are those of their device, the others' those of the CPU.
 unset OMPI_COMM_WORLD_RANK PMI_RANK SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_JOB_ID FLRQ_CUDASIM_DEVICES
 plugins=${FLRQ_PLUGINS:-$(dirname "$flrq")}
 ranks=$work/ranks # what worker.sh notes
@@ -17,6 +18,7 @@ available() {
     local) ;;
     openmpi | mpich) [ -e "$plugins/libflrq_$1.so" ] && command -v "mpirun.$1" >"$work/path" ;;
     nccl | tasks) [ -e "$plugins/libflrq_cudasim.so" ] ;;
+    *+gpu) available nccl && available "${1%+gpu}" ;;
     esac
 }
 
@@ -37,6 +39,13 @@ start() {
     mkdir "$ranks"
     guard="timeout -k 10 ${patience:-300}"
     case $kind in
+    *+gpu)
+        set -- "$@" --device cudasim
+        FLRQ_CUDASIM_DEVICES=$n FLRQ_CUDASIM_BACKGROUND=1
+        export FLRQ_CUDASIM_DEVICES FLRQ_CUDASIM_BACKGROUND
+        ;;
+    esac
+    case ${kind%+gpu} in
     local) $guard sh e2e/worker.sh "$ranks" "$flrq" "$@" --workers "$n" & ;;
     nccl) FLRQ_CUDASIM_DEVICES=$n $guard sh e2e/worker.sh "$ranks" "$flrq" "$@" --device cudasim --workers "$n" & ;;
     openmpi)
@@ -51,6 +60,7 @@ start() {
         ;;
     esac
     launcher=$!
+    unset FLRQ_CUDASIM_DEVICES FLRQ_CUDASIM_BACKGROUND
 }
 
 # tasks WORKERS ARGUMENT...: the workers of such a group, without those in $absent. Their exit codes go to

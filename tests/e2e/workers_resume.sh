@@ -64,6 +64,7 @@ if [ "$device" = cpu ]; then
 else
     interrupted nccl TERM nccl:1 tasks:2
     interrupted tasks TERM nccl:2
-    interrupted tasks KILL tasks:3 nccl:1
+    interrupted tasks KILL tasks:3 openmpi+gpu:2
+    interrupted mpich+gpu TERM nccl:1
 fi
 finish
