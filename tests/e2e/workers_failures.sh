@@ -9,7 +9,7 @@ flrq=$1 make_model=$2 compare_reports=$3 faults=$4 device=$5
 . e2e/workers_lib.sh
 model=$work/model out=$work/out.q reference=$work/reference
 patience=200 # a group that takes longer hangs
-wait=10     # --peer-timeout where it is the subject; other workers may be slower than a second on a busy machine
+wait=20     # --peer-timeout where it is the subject: on a busy machine the workers that live come seconds late, too
 if [ "$device" = cpu ]; then
     "$make_model" random "$model" 192 4232 4 100 11 24 || exit 1
     options="--group 0 --rank-policy fixed --rank 5"
@@ -215,9 +215,9 @@ else
         failed_well "hung" "$who $hanging, cudasim:1), block [12], .*: no sign of life for"
 
         for absent in 0 1; do
-            start tasks 3 $run --peer-timeout 3
+            start tasks 3 $run --peer-timeout 10
             ended
-            refused "absent" "worker $absent of 3 has not come within 3 s"
+            refused "absent" "worker $absent of 3 has not come within 10 s"
         done
         absent=
 
