@@ -171,20 +171,21 @@ static size_t *row_offsets(const flrq_split *split, size_t row_bytes) {
     return first;
 }
 
-flrq_status flrq_split_gather(const flrq_split *split, void *d_array, size_t row_bytes) {
+typedef flrq_status (*gather_fn)(flrq_comm *comm, flrq_backend *be, void *d_all, const size_t *first);
+
+static flrq_status gather_rows(const flrq_split *split, void *d_array, size_t row_bytes, gather_fn gather) {
     if (split->comm->size == 1) return FLRQ_OK;
     size_t *first = row_offsets(split, row_bytes);
     if (!first) return flrq_fail_memory(0, "the parts of a gather");
-    flrq_status status = split->comm->gather(split->comm, split->be, d_array, first);
+    flrq_status status = gather(split->comm, split->be, d_array, first);
     free(first);
     return status;
 }
 
+flrq_status flrq_split_gather(const flrq_split *split, void *d_array, size_t row_bytes) {
+    return gather_rows(split, d_array, row_bytes, split->comm->gather);
+}
+
 flrq_status flrq_split_gather_begin(const flrq_split *split, void *d_array, size_t row_bytes) {
-    if (split->comm->size == 1) return FLRQ_OK;
-    size_t *first = row_offsets(split, row_bytes);
-    if (!first) return flrq_fail_memory(0, "the parts of a gather");
-    flrq_status status = split->comm->gather_begin(split->comm, split->be, d_array, first);
-    free(first);
-    return status;
+    return gather_rows(split, d_array, row_bytes, split->comm->gather_begin);
 }
