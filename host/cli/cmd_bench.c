@@ -216,3 +216,9 @@ void cli_bench_quantize_summary(const json_t *result, FILE *out) {
         fprintf(out, "; the whole model, extrapolated: %s", cli_duration(model).text);
     fputc('\n', out);
 }
+
+/* ---- bench methods ----------------------------------------------------------------------------------------------- */
+
+void cli_bench_methods_show(const json_t *result, FILE *out) {}
+
+void cli_bench_methods_summary(const json_t *result, FILE *out) {}

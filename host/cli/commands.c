@@ -29,15 +29,19 @@ static const cli_command commands[] = {
     {"devices", cli_devices_show, cli_devices_summary, NULL, 0, NULL, NULL, NULL},
     {"tokenize", cli_tokenize_show, cli_tokenize_show, NULL, 0, NULL, NULL, NULL},
     {"bench-sketch", cli_bench_sketch_show, cli_bench_rows_summary, NULL, 1, "the same command starts over", NULL,
-     "flrq bench sketch --csv sketch.csv\n"},
+     "flrq bench sketch --shapes 4096x4096 -o results\n"
+     "flrq bench sketch --model MODEL --tensor 'layers\\.[0-3]\\..*down_proj' -o results\n"},
     {"bench-ops", cli_bench_ops_show, cli_bench_rows_summary, NULL, 1, "the same command starts over", NULL,
-     "flrq bench ops --device cuda --csv ops.csv\n"},
+     "flrq bench ops --device cuda -o results\n"},
     {"bench-quantize", cli_bench_quantize_show, cli_bench_quantize_summary, NULL, 1, "the same command starts over",
      NULL,
      "flrq bench quantize --shape llama2-7b --blocks 4 --device cuda\n"
      "flrq bench quantize --shape llama2-70b --plan-only\n"},
     {"submit", cli_submit_show, cli_submit_summary, NULL, 0, NULL, "quantize",
      "flrq submit --nodes 2 --gpus-per-node 8 --time 04:00:00 -- quantize MODEL -o OUT --bits 4 --calib text.txt\n"},
+    {"bench-methods", cli_bench_methods_show, cli_bench_methods_summary, NULL, 1, "the same command starts over", NULL,
+     "flrq bench methods MODEL --calib train.txt --text test.txt -o results\n"},
+    {"report", cli_report_show, cli_report_summary, NULL, 0, NULL, NULL, "flrq report OUT\n"},
     {NULL, show_json, summary_json, NULL, 0, NULL, NULL, NULL},
 };
 

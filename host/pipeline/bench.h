@@ -1,4 +1,4 @@
-/* bench.h - what the benches share: the limits of a device, generated weights, tables as CSV.
+/* bench.h - what the benches share: the limits of a device, generated weights.
  *
  * A limit is measured in the run that is held against it, on the same device, through the same backend table. Nothing
  * here asserts a time.
@@ -7,11 +7,13 @@
 #define FLRQ_PIPELINE_BENCH_H
 
 #include "cases/opcase.h"
-#include "pipeline/job.h"
+#include "pipeline/bench_files.h"
 #include "pipeline/profile.h"
 
+flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result);
+flrq_status flrq_job_bench_methods(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 
 /** What a device can do at best, as seen through its backend. Bytes and flops a second; 0 where it could not be
  *  measured. */
@@ -54,10 +56,6 @@ flrq_status flrq_bench_matrix(flrq_backend *be, float *d_a, int64_t rows, int64_
 
 /** Scale of column j. */
 float flrq_bench_column_scale(flrq_bench_spectrum spectrum, int64_t j);
-
-/** Writes the rows (objects) of a table: a heading line of the keys, then one line a row; absent values and null are
- *  empty, texts with a comma or a quote are quoted. */
-flrq_status flrq_bench_csv(const char *path, const json_t *rows, const char *const *keys, size_t count);
 
 /** Order of two doubles, for qsort(). */
 int flrq_bench_by_value(const void *a, const void *b);

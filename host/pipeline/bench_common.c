@@ -1,4 +1,4 @@
-/* bench_common.c - limits of a device, generated matrices, CSV: see bench.h. */
+/* bench_common.c - limits of a device, generated matrices: see bench.h. */
 #include "pipeline/bench.h"
 
 #include <math.h>
@@ -136,44 +136,7 @@ out:
     return status;
 }
 
-/* ---- tables ------------------------------------------------------------------------------------------------------ */
-
 int flrq_bench_by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
-}
-
-static void csv_text(FILE *f, const char *text) {
-    if (!strpbrk(text, ",\"\n")) {
-        fputs(text, f);
-        return;
-    }
-    fputc('"', f);
-    for (; *text; text++) {
-        if (*text == '"') fputc('"', f);
-        fputc(*text, f);
-    }
-    fputc('"', f);
-}
-
-flrq_status flrq_bench_csv(const char *path, const json_t *rows, const char *const *keys, size_t count) {
-    char *text = NULL;
-    size_t bytes, i;
-    json_t *row;
-    FILE *f = open_memstream(&text, &bytes);
-    if (!f) return flrq_fail_memory(0, "the CSV");
-    for (size_t k = 0; k < count; k++) fprintf(f, "%s%s", k ? "," : "", keys[k]);
-    fputc('\n', f);
-    json_array_foreach(rows, i, row) {
-        for (size_t k = 0; k < count; k++) {
-            const json_t *v = json_object_get(row, keys[k]);
-            if (k) fputc(',', f);
-            if (json_is_string(v)) csv_text(f, json_string_value(v));
-            if (json_is_number(v)) fprintf(f, "%.9g", json_number_value(v));
-        }
-        fputc('\n', f);
-    }
-    flrq_status status = fclose(f) == 0 ? flrq_file_write(path, text, bytes) : flrq_fail_memory(0, "the CSV");
-    free(text);
-    return status;
 }

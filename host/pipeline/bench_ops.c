@@ -81,12 +81,14 @@ flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporte
     flrq_backend *be = NULL;
     flrq_device_info device;
     flrq_bench_limits limits;
+    flrq_bench_files files;
     json_t *rows = json_array();
     flrq_status status = FLRQ_OK;
     int64_t cases = count_wanted(c);
     if (cases == 0)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "--only \"%s\": no bench case has that text%s", c->only,
                             c->full ? "" : " (more with --full)"));
+    FLRQ_GOTO(flrq_bench_files_open(&files, params, "ops"));
     FLRQ_GOTO(flrq_backend_open(&be, c->device, (int)c->threads));
     FLRQ_GOTO(be->info(be, &device));
     flrq_progress(reporter, "limits", 0, 1);
@@ -95,9 +97,11 @@ flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporte
         FLRQ_GOTO(make_profile(be, c, &limits, reporter, rows));
     else
         FLRQ_GOTO(time_cases(be, c, &limits, cases, reporter, rows));
-    if (c->csv) FLRQ_GOTO(flrq_bench_csv(c->csv, rows, keys, sizeof keys / sizeof *keys));
-    *result = json_pack("{s:s, s:s, s:i, s:o, s:s*, s:O}", "device", be->name, "machine", device.name, "threads",
-                        device.threads, "limits", flrq_bench_limits_json(&limits), "profile", c->profile, "rows", rows);
+    *result = flrq_bench_provenance(params, be->name, &device);
+    json_object_update_new(*result, json_pack("{s:o, s:s*, s:O}", "limits", flrq_bench_limits_json(&limits), "profile",
+                                              c->profile, "rows", rows));
+    FLRQ_GOTO(flrq_bench_csv(&files, NULL, rows, keys, sizeof keys / sizeof *keys));
+    FLRQ_GOTO(flrq_bench_result(&files, *result));
 out:
     flrq_backend_close(be);
     json_decref(rows);

@@ -9,7 +9,6 @@
  * lie in a folder of their own and are removed at the end, also when the run fails.
  */
 #include <fcntl.h>
-#include <ftw.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,39 +37,20 @@ typedef struct bench {
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 
-static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *walk) {
-    return remove(path);
-}
-
 static flrq_status make_folders(bench *b) {
-    const char *under = b->config->scratch;
-    if (!under) under = getenv("TMPDIR");
-    if (!under || !*under) under = "/tmp";
-    char *folder = flrq_path_join(under, "flrq-bench-XXXXXX");
-    if (!folder) return flrq_fail_memory(0, "a path");
-    if (!mkdtemp(folder)) {
-        flrq_status status =
-            flrq_fail_errno(FLRQ_ERR_IO, "%s: no folder can be made; --scratch DIR names another place", folder);
-        free(folder);
-        return status;
-    }
-    b->folder = folder;
-    b->model = flrq_path_join(folder, "model");
-    b->out = flrq_path_join(folder, "quantized");
-    b->tokens = flrq_path_join(folder, "tokens.npy");
+    FLRQ_TRY(flrq_bench_scratch_make(&b->folder, b->config));
+    b->model = flrq_path_join(b->folder, "model");
+    b->out = flrq_path_join(b->folder, "quantized");
+    b->tokens = flrq_path_join(b->folder, "tokens.npy");
     if (!b->model || !b->out || !b->tokens) return flrq_fail_memory(0, "a path");
     return flrq_dir_make(b->model);
 }
 
 static void remove_folders(bench *b) {
-    if (b->folder && b->config->keep)
-        flrq_notice(b->reporter, "kept: %s", b->folder);
-    else if (b->folder && nftw(b->folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0)
-        flrq_notice(b->reporter, "%s could not be removed", b->folder);
+    flrq_bench_scratch_remove(b->folder, b->config, b->reporter);
     free(b->tokens);
     free(b->out);
     free(b->model);
-    free(b->folder);
 }
 
 /* The checkpoint, and room for what is made of it, must fit. */
@@ -110,15 +90,10 @@ out:
 
 /* ---- the jobs under test ----------------------------------------------------------------------------------------- */
 
-/* Parameters of `command` for the generated model: every option that the caller gave and the command has. */
+/* Parameters of `command` for the generated model. */
 static flrq_status params_for(const bench *b, flrq_params **out, const char *command) {
-    size_t count;
+    FLRQ_TRY(flrq_bench_params(out, b->params, command));
     flrq_status status = FLRQ_OK;
-    FLRQ_TRY(flrq_params_new(out, command));
-    const flrq_option *const *options = flrq_command_options(command, &count);
-    for (size_t i = 0; i < count; i++)
-        if (flrq_params_given(b->params, options[i]->name))
-            FLRQ_GOTO(flrq_params_set(*out, options[i]->name, flrq_params_get(b->params, options[i]->name)));
     FLRQ_GOTO(flrq_params_set(*out, "model", b->model));
     FLRQ_GOTO(flrq_params_set(*out, "out", b->out));
     FLRQ_GOTO(flrq_params_set(*out, "calib-tokens", b->tokens));
@@ -236,12 +211,14 @@ static json_t *table_of(const bench *b, const json_t *run, const char *name, con
 flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
     static const char *const keys[] = {"phase", "seconds", "seconds_model"};
     const flrq_config *c = &params->config;
-    bench b = {.params = params, .config = c, .shape = &flrq_bench_shapes[c->shape], .reporter = reporter};
+    bench b = {.params = params, .config = c, .shape = &flrq_bench_shapes[5], .reporter = reporter};
+    flrq_bench_files files;
     flrq_backend *be = NULL;
     flrq_device_info device;
     char name[32];
     json_t *run = NULL, *table = NULL, *plan = NULL, *card = NULL;
     flrq_status status = FLRQ_OK;
+    FLRQ_TRY(flrq_bench_files_open(&files, params, "quantize"));
     b.blocks = c->blocks && c->blocks < b.shape->blocks ? c->blocks : b.shape->blocks;
     if (c->calib_len > b.shape->positions)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "--calib-len %lld is above the %lld positions of %s",
@@ -277,7 +254,8 @@ flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *re
     json_object_set(table, "plan", plan);
     json_object_set(table, "plan_24gb", card);
     json_object_set(table, "quantize", run);
-    if (c->csv) FLRQ_GOTO(flrq_bench_csv(c->csv, json_object_get(table, "rows"), keys, sizeof keys / sizeof *keys));
+    FLRQ_GOTO(flrq_bench_csv(&files, NULL, json_object_get(table, "rows"), keys, sizeof keys / sizeof *keys));
+    FLRQ_GOTO(flrq_bench_result(&files, table));
     *result = json_incref(table);
 out:
     flrq_backend_close(be);

@@ -59,14 +59,14 @@ static flrq_status generate(bench *b) {
     row = malloc((size_t)n * sizeof *row);
     if (!rounded || !row) FLRQ_GOTO(flrq_fail_memory((size_t)n * sizeof *row, "the matrix"));
     FLRQ_GOTO(be->alloc(be, (void **)&d_full, (size_t)(m * n) * sizeof *d_full, "the matrix in fp32"));
-    FLRQ_GOTO(flrq_bench_matrix(be, d_full, m, n, (flrq_bench_spectrum)b->config->spectrum,
+    FLRQ_GOTO(flrq_bench_matrix(be, d_full, m, n, FLRQ_BENCH_SPECTRUM_LLM,
                                 flrq_philox_key((uint64_t)b->config->seed, "bench matrix")));
     for (int64_t i = 0; i < m; i++) {
         FLRQ_GOTO(be->download(be, row, d_full + i * n, (size_t)n * sizeof *row));
         for (int64_t j = 0; j < n; j++) flrq_store(rounded, FLRQ_BF16, j, row[j]);
         FLRQ_GOTO(be->upload(be, (uint16_t *)b->d_a + i * n, rounded, (size_t)n * sizeof *rounded));
     }
-    for (int64_t j = 0; j < n; j++) row[j] = flrq_bench_column_scale((flrq_bench_spectrum)b->config->spectrum, j);
+    for (int64_t j = 0; j < n; j++) row[j] = flrq_bench_column_scale(FLRQ_BENCH_SPECTRUM_LLM, j);
     FLRQ_GOTO(be->upload(be, b->d_scale, row, (size_t)n * sizeof *row));
 out:
     be->release(be, d_full);
@@ -106,7 +106,7 @@ static flrq_status residual_of(bench *b, double *out, const float *left, float *
     flrq_status status = FLRQ_OK;
     double squares = 0;
     for (int64_t j = 0; j < b->cols; j++) {
-        float scale = flrq_bench_column_scale((flrq_bench_spectrum)b->config->spectrum, j);
+        float scale = flrq_bench_column_scale(FLRQ_BENCH_SPECTRUM_LLM, j);
         for (int64_t k = 0; k < rank; k++) right[k * b->cols + j] /= scale;
     }
     FLRQ_GOTO(be->alloc(be, (void **)&d_l, (size_t)(b->rows * rank) * sizeof *d_l, "the left factor"));
@@ -288,8 +288,8 @@ static void add_row(bench *b, int64_t rank, int method, const outcome *all, doub
     static const char *const spectra[] = {"llm", "flat", "fast"};
     const outcome *t = &all[method];
     json_t *row = json_pack("{s:I, s:I, s:s, s:I, s:s, s:s}", "rows", (json_int_t)b->rows, "cols", (json_int_t)b->cols,
-                            "spectrum", spectra[b->config->spectrum], "rank", (json_int_t)rank, "method",
-                            method_names[method], "status", t->status);
+                            "spectrum", spectra[0], "rank", (json_int_t)rank, "method", method_names[method], "status",
+                            t->status);
     if (t->runs) {
         json_object_update_new(row, json_pack("{s:f, s:f, s:f, s:i, s:f}", "seconds", t->median, "seconds_p10", t->p10,
                                               "seconds_p90", t->p90, "runs", t->runs, "residual", t->residual));
@@ -408,7 +408,9 @@ flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *repo
     int64_t ranks[MAX_LIST];
     int n_ranks = 0, wanted[METHODS] = {0};
     flrq_device_info device;
+    flrq_bench_files files;
     flrq_status status = FLRQ_OK;
+    FLRQ_GOTO(flrq_bench_files_open(&files, params, "sketch"));
     FLRQ_GOTO(parse_ranks(c->ranks, ranks, &n_ranks));
     FLRQ_GOTO(parse_methods(c->methods, wanted));
     FLRQ_GOTO(flrq_backend_open(&b.be, c->device, (int)c->threads));
@@ -434,10 +436,11 @@ flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *repo
         b.d_a = NULL;
         b.d_scale = NULL;
     }
-    if (c->csv) FLRQ_GOTO(flrq_bench_csv(c->csv, b.table, keys, sizeof keys / sizeof *keys));
-    *result =
-        json_pack("{s:s, s:s, s:i, s:s, s:O}", "device", b.be->name, "machine", device.name, "threads", device.threads,
-                  "precision", b.precision == FLRQ_PRECISION_FAST ? "fast" : "full", "rows", b.table);
+    *result = flrq_bench_provenance(params, b.be->name, &device);
+    json_object_update_new(*result, json_pack("{s:s, s:O}", "precision",
+                                              b.precision == FLRQ_PRECISION_FAST ? "fast" : "full", "rows", b.table));
+    FLRQ_GOTO(flrq_bench_csv(&files, NULL, b.table, keys, sizeof keys / sizeof *keys));
+    FLRQ_GOTO(flrq_bench_result(&files, *result));
 out:
     if (b.be) {
         b.be->release(b.be, b.d_scale);

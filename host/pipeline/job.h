@@ -135,7 +135,7 @@ flrq_status flrq_job_compare(const flrq_params *params, flrq_reporter *reporter,
 flrq_status flrq_job_devices(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_tokenize(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 flrq_status flrq_job_submit(const flrq_params *params, flrq_reporter *reporter, json_t **result);
-flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *reporter, json_t **result);
+flrq_status flrq_job_report(const flrq_params *params, flrq_reporter *reporter, json_t **result);
 
 /** The numerical options of a config as the fit takes them. dtype: of the linear weights (decides the factors' type).
  */

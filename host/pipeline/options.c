@@ -20,12 +20,15 @@ enum {
     BENCH_OPS = 256,
     BENCH_QUANTIZE = 512,
     SUBMIT = 1024,
-    FITTING = QUANTIZE | PLAN | BENCH_QUANTIZE,
-    BENCHES = BENCH_SKETCH | BENCH_OPS | BENCH_QUANTIZE
+    BENCH_METHODS = 2048,
+    REPORT = 4096,
+    SCHEME = QUANTIZE | PLAN | BENCH_QUANTIZE, /* a bench of methods chooses these itself */
+    FITTING = SCHEME | BENCH_METHODS,
+    BENCHES = BENCH_SKETCH | BENCH_OPS | BENCH_QUANTIZE | BENCH_METHODS
 };
-static const char *const command_names[] = {"quantize",  "plan",           "eval",     "inspect",
-                                            "compare",   "devices",        "tokenize", "bench-sketch",
-                                            "bench-ops", "bench-quantize", "submit",   NULL};
+static const char *const command_names[] = {"quantize", "plan",          "eval",         "inspect",   "compare",
+                                            "devices",  "tokenize",      "bench-sketch", "bench-ops", "bench-quantize",
+                                            "submit",   "bench-methods", "report",       NULL};
 static const char *const command_help[] = {
     "Quantize a Hugging Face model folder: W ~ Wq + L R per linear layer.",
     "Print what quantize would need and do, from headers alone: memory, disk, ranks, bits.",
@@ -38,6 +41,8 @@ static const char *const command_help[] = {
     "Time of every op of a backend against the copy bandwidth and the matrix rate measured in the same run.",
     "Time of a whole quantize run on a generated model of a known shape, against its floor.",
     "Submit a quantize run to Slurm as a batch job that stops in time, is queued again and continues until it is done.",
+    "Quality, size and time of quantization methods on one model: each quantized, then judged against the source.",
+    "Turn the report.json of a quantize run into one HTML page with figures and tables.",
 };
 
 const char *const *flrq_commands(void) {
@@ -77,20 +82,23 @@ typedef struct entry {
     { {n, FLRQ_OPTION_CHOICE, sec, "NAME", def, 0, 0, ch, h, 0, 0}, AT(f), cmd, by }
 
 static const entry table[] = {
-    POS("model", "MODEL", model, QUANTIZE | PLAN | EVAL | INSPECT | TOKENIZE,
+    POS("model", "MODEL", model, QUANTIZE | PLAN | EVAL | INSPECT | TOKENIZE | BENCH_METHODS,
         "Model folder: config.json, safetensors (single or sharded), tokenizer."),
     POS("a", "A", a, COMPARE, "First checkpoint folder."),
     POS("b", "B", b, COMPARE, "Second checkpoint folder."),
     TEXT("out", "arguments", "OUT", NULL, out, QUANTIZE | PLAN | TOKENIZE, 0,
          "Output folder (must not exist, or hold a run with the same settings); for tokenize the .npy file."),
+    POS("run", "OUT", model, REPORT, "Folder of a quantize run, or its report.json."),
+    TEXT("out", "arguments", "FILE", NULL, out, REPORT, 0, "The page; without it OUT/report.html."),
 
-    CHOICE("preset", "scheme", "default", "default|paper", preset, FITTING, 1,
+    CHOICE("preset", "scheme", "default", "default|paper", preset, SCHEME, 1,
            "Sets several options at once. paper: the choices of the FLRQ paper (alpha metric, greedy r1flr rule, "
            "one-by-one sketch, mirrored grid, unweighted clip grid). Other options override it."),
-    CHOICE("method", "scheme", "flrq", "flrq|lqer|rtn", method, FITTING, 1,
+    CHOICE("method", "scheme", "flrq", "flrq|lqer|rtn", method, SCHEME, 1,
            "flrq: alternate low rank and quantization. lqer: quantize, then a fixed rank on the scaled error. rtn: "
            "round to nearest, no low rank."),
-    INT("bits", "scheme", "4", 2, 8, bits, FITTING, 1, "Bits of a code: 2, 3, 4 or 8."),
+    INT("bits", "scheme", "4", 2, 8, bits, SCHEME | BENCH_SKETCH, 1, "Bits of a code: 2, 3, 4 or 8."),
+    TEXT("bits", "scheme", "LIST", "4,3,2", bit_list, BENCH_METHODS, 0, "Bits of a code, with commas: 2, 3, 4 or 8."),
     INT("group", "scheme", "128", 0, 1048576, group, FITTING, 1, "Columns that share a scale; 0 = per output channel."),
     FLAG("sym", "scheme", "true", symmetric, FITTING, 1,
          "Symmetric codes without stored zero points; --no-sym stores one per group (4 and 8 bits)."),
@@ -108,7 +116,7 @@ static const entry table[] = {
     FLAG("signed-scale", "clip", "true", signed_scale, FITTING, 1,
          "Let a symmetric scale be negative, so that the extra level of the full grid serves the longer tail."),
 
-    CHOICE("sketch", "low rank", "block", "block|r1|svd", sketch, FITTING, 1,
+    CHOICE("sketch", "low rank", "block", "block|r1|svd", sketch, SCHEME, 1,
            "How the low-rank part is found: block power iteration, the paper's one vector at a time, or an exact SVD."),
     INT("power-iterations", "low rank", "2", 0, 10, power_iterations, FITTING | BENCH_SKETCH, 1,
         "Power iterations of the sketch."),
@@ -119,20 +127,22 @@ static const entry table[] = {
            "whose drop in error is worth the most above its bits. "
            "fixed: --rank. error: like energy, with the error measured by quantizing at ranks tried."),
     INT("rank", "low rank", "32", 0, 1024, rank, FITTING, 1, "Rank of the fixed policy and of lqer."),
+    TEXT("ranks-from", "low rank", "FILE", NULL, ranks_from, SCHEME, 1,
+         "Give every matrix the rank that it has in this report.json of another run of the model; no rule chooses."),
     INT("max-rank", "low rank", "128", 0, 1024, max_rank, FITTING, 1,
         "Upper bound of the ranks that a rule chooses, not of --rank (serving engines size their buffers by the "
         "largest)."),
     INT("rank-multiple", "low rank", "1", 1, 64, rank_multiple, FITTING, 1,
         "Ranks that a rule chooses are multiples of this."),
-    REAL("rank-extra", "low rank", "0.2", 0, 4, rank_extra, FITTING, 1,
+    REAL("rank-extra", "low rank", "0.2", 0, 4, rank_extra, FITTING | BENCH_SKETCH, 1,
          "Most memory the low rank may add, as a fraction of the codes (x of the paper)."),
-    REAL("rank-flat", "low rank", "0", 0, 1, rank_flat, FITTING, 1,
+    REAL("rank-flat", "low rank", "0", 0, 1, rank_flat, FITTING | BENCH_SKETCH, 1,
          "r1flr stops when amax fell by less than this fraction over the last 4 ranks (t of the paper); 0 = off."),
     CHOICE("metric", "low rank", "rms", "none|alpha|rms", metric, FITTING, 1,
            "Column scaling of the low-rank fit: none, the paper's alpha (Eq. 11), or rms = sqrt(E[x^2])."),
     REAL("alpha-power", "low rank", "2.5", 0, 10, alpha_power, FITTING, 1, "Exponent of the alpha metric."),
 
-    INT("epochs", "alternation", "0", 0, 1000, epochs, FITTING, 1,
+    INT("epochs", "alternation", "0", 0, 1000, epochs, SCHEME, 1,
         "Rounds of fit and quantize after the first; 0 = auto: 5 at 3 bits and more (1 with --preset paper), 20 at 2."),
     REAL("blc-tol", "alternation", "0.001", 0, 1, blc_tol, FITTING, 1,
          "Stop when the best error improved by less than this fraction in 3 rounds."),
@@ -141,14 +151,14 @@ static const entry table[] = {
     INT("error-sketch", "alternation", "256", 8, 4096, error_sketch, FITTING, 1,
         "Columns of the activation sketch S in the error |(W - What) S|."),
 
-    TEXT("calib", "calibration", "FILE", NULL, calib, QUANTIZE | PLAN, 0,
+    TEXT("calib", "calibration", "FILE", NULL, calib, QUANTIZE | PLAN | BENCH_METHODS, 0,
          "Text file to calibrate on, or none: weights only."),
-    TEXT("calib-tokens", "calibration", "FILE", NULL, calib_tokens, QUANTIZE | PLAN, 0,
+    TEXT("calib-tokens", "calibration", "FILE", NULL, calib_tokens, QUANTIZE | PLAN | BENCH_METHODS, 0,
          "Token ids instead of text: .npy or .safetensors [segments, tokens], used as given."),
     INT("calib-samples", "calibration", "128", 1, 65536, calib_samples, FITTING, 1, "Segments drawn from the text."),
     INT("calib-len", "calibration", "2048", 2, 1048576, calib_len, FITTING, 1,
         "Tokens per segment; shortened to the model's context."),
-    TEXT("doc-sep", "calibration", "TEXT", NULL, doc_sep, QUANTIZE | PLAN | EVAL | TOKENIZE, 1,
+    TEXT("doc-sep", "calibration", "TEXT", NULL, doc_sep, QUANTIZE | PLAN | EVAL | TOKENIZE | BENCH_METHODS, 1,
          "The text holds documents between this separator (\\n = one per line), each with its own special tokens."),
     INT("seed", "calibration", "0", 0, 9007199254740991.0, seed, FITTING | BENCH_SKETCH, 1,
         "Seed of all random numbers."),
@@ -186,10 +196,11 @@ static const entry table[] = {
          "The flrq that the workers run; without it this one, in a container the one on its PATH."),
     FLAG("print", "job", "false", batch.print, SUBMIT, 0, "Print the script and submit nothing; needs no Slurm."),
 
-    TEXT("text", "input", "FILE", NULL, text, EVAL | TOKENIZE, 0, "Text file."),
-    TEXT("tokens", "input", "FILE", NULL, tokens, EVAL, 0,
+    TEXT("text", "input", "FILE", NULL, text, EVAL | TOKENIZE | BENCH_METHODS, 0,
+         "Text file; for bench methods the one that perplexity is measured on."),
+    TEXT("tokens", "input", "FILE", NULL, tokens, EVAL | BENCH_METHODS, 0,
          "Token ids: .npy or .safetensors, read as one stream in row order."),
-    INT("ctx", "input", "2048", 2, 1048576, ctx, EVAL, 0,
+    INT("ctx", "input", "2048", 2, 1048576, ctx, EVAL | BENCH_METHODS, 0,
         "Tokens per window (windows do not overlap); shortened to the model's context."),
     TEXT("against", "input", "DIR", NULL, against, EVAL, 0,
          "Reference folder: adds mean KL divergence and top-1 agreement."),
@@ -199,34 +210,52 @@ static const entry table[] = {
          "Write fp32 logits [windows, ctx, vocab] as .npy."),
     FLAG("special", "input", "true", special, TOKENIZE, 0, "Add the special tokens; --no-special leaves them out."),
 
+    TEXT("model", "bench", "DIR", NULL, model, BENCH_SKETCH | BENCH_QUANTIZE, 0,
+         "Model folder to take the weights from instead of generating them."),
+    TEXT("tensor", "bench", "REGEX", NULL, tensor, BENCH_SKETCH, 0,
+         "Which weight matrices of --model: those whose name matches; without it those of block 0."),
     TEXT("shapes", "bench", "LIST", "4096x4096,11008x4096,28672x8192", shapes, BENCH_SKETCH, 0,
-         "Comma-separated ROWSxCOLS."),
+         "Generated matrices: ROWSxCOLS with commas."),
+    TEXT("spectra", "bench", "LIST", "power", spectra, BENCH_SKETCH, 0,
+         "Their singular values, with commas: power (a power law on a floor of noise, as in trained layers), flat "
+         "(noise alone), fast (halved every 8th), step (64 equal ones on noise)."),
+    TEXT("outliers", "bench", "LIST", "columns", outliers, BENCH_SKETCH, 0,
+         "Their outliers, with commas: columns (every 512th 8 times larger), rows (the same of rows), spikes (single "
+         "entries, one in 2^17, 64 times larger), none."),
     TEXT("ranks", "bench", "LIST", "32,64,128", ranks, BENCH_SKETCH, 0, "Comma-separated ranks."),
     TEXT(
         "methods", "bench", "LIST", "block,r1,rsvd,svd,svdj", methods, BENCH_SKETCH, 0,
         "Comma-separated: block and r1 (flrq's), rsvd (the device library's randomised SVD), svd (its exact one), svdj "
         "(by Jacobi rotations)."),
-    CHOICE("spectrum", "bench", "llm", "llm|flat|fast", spectrum, BENCH_SKETCH, 0,
-           "Generated matrices: power law with outlier columns, flat, or fast decay."),
+    TEXT("methods", "bench", "LIST", "all", methods, BENCH_METHODS, 0,
+         "Comma-separated: rtn, clip, lqer, svd, block, r1, exact, epochs; all of them otherwise."),
     INT("repeats", "bench", "5", 1, 1000, repeats, BENCH_SKETCH, 0, "Timed repetitions after one warm-up."),
+    INT("repeats", "bench", "1", 1, 1000, repeats, BENCH_METHODS, 0,
+        "Runs of each method; the time is their median, the rest is the same in all."),
     FLAG("full", "bench", "false", full, BENCH_SKETCH | BENCH_OPS, 0,
          "Also cases of many minutes or gigabytes: exact SVDs and one-by-one sketches of large matrices, layers of 70B "
          "models."),
     TEXT("dump", "bench", "DIR", NULL, dump, BENCH_SKETCH, 0,
-         "Write the matrices as DIR/matrix-ROWSxCOLS.npy, for the same test in other programs."),
+         "Write the matrices as .npy, for the same test in other programs."),
     TEXT("only", "bench", "TEXT", NULL, only, BENCH_OPS, 0, "Only cases whose \"op shape\" contains this."),
     REAL("seconds", "bench", "0.5", 0.001, 600, seconds, BENCH_OPS, 0, "Time given to a case."),
-    CHOICE("shape", "bench", "llama2-7b", "llama2-7b|llama2-13b|llama2-70b|llama3-8b|llama3-70b|tiny", shape,
-           BENCH_QUANTIZE, 0, "Model whose shapes the generated checkpoint has."),
+    TEXT("shape", "bench", "LIST", "llama2-7b", shape, BENCH_QUANTIZE, 0,
+         "Models whose shapes the generated checkpoints have, with commas: llama2-7b, -13b, -70b, llama3-8b, -70b, "
+         "opt-1.3b, -2.7b, -6.7b, -13b, -30b, -66b, qwen2.5-72b, tiny."),
     INT("blocks", "bench", "0", 0, 1000, blocks, BENCH_QUANTIZE, 0,
         "Blocks to generate and run, the rest extrapolated; 0 = all of the model."),
-    TEXT("scratch", "bench", "DIR", NULL, scratch, BENCH_QUANTIZE | BENCH_OPS, 0,
-         "Folder for temporary files: for quantize the checkpoint and the result (without it under $TMPDIR or /tmp), "
+    TEXT("scratch", "bench", "DIR", NULL, scratch, BENCH_QUANTIZE | BENCH_OPS | BENCH_METHODS, 0,
+         "Folder for temporary files: of quantize and methods checkpoints and results (without it under $TMPDIR or "
+         "/tmp), "
          "for ops with --profile the file whose reading and writing is timed."),
-    FLAG("keep", "bench", "false", keep, BENCH_QUANTIZE, 0, "Leave the generated files."),
+    FLAG("keep", "bench", "false", keep, BENCH_QUANTIZE | BENCH_METHODS, 0, "Leave the temporary files."),
     FLAG("plan-only", "bench", "false", plan_only, BENCH_QUANTIZE, 0,
          "Print what plan predicts for the device and for a card of 24 GB; quantize nothing."),
-    TEXT("csv", "bench", "FILE", NULL, csv, BENCHES, 0, "Write the rows as CSV too."),
+    TEXT("out", "bench", "DIR", NULL, out, BENCHES, 0,
+         "Folder for the results: tables as CSV, everything with command, versions and date as JSON, figures as SVG. "
+         "Files of the same names are replaced."),
+    TEXT("name", "bench", "NAME", NULL, name, BENCHES, 0,
+         "What the names of these files begin with; without it sketch, ops, quantize or methods."),
 
     TEXT(
         "device", "run", "NAME", "auto", device, QUANTIZE | PLAN | EVAL | COMPARE | BENCHES, 0,
@@ -395,14 +424,16 @@ flrq_status flrq_params_new(flrq_params **out, const char *command) {
     flrq_params *params = calloc(1, sizeof *params);
     if (!params) return flrq_fail_memory(sizeof *params, "job settings");
     params->command = index;
-    for (int i = 0; i < OPTIONS; i++) {
-        if (!table[i].option.default_text) continue;
-        flrq_status status = set_value(params, &table[i], table[i].option.default_text);
-        if (status != FLRQ_OK) {
-            flrq_params_free(params);
-            return status;
+    /* Options of other commands first: where two share a field, the command's own default wins. */
+    for (unsigned own = 0; own <= 1; own++)
+        for (int i = 0; i < OPTIONS; i++) {
+            if (!table[i].option.default_text || (table[i].commands >> index & 1) != own) continue;
+            flrq_status status = set_value(params, &table[i], table[i].option.default_text);
+            if (status != FLRQ_OK) {
+                flrq_params_free(params);
+                return status;
+            }
         }
-    }
     *out = params;
     return FLRQ_OK;
 }
@@ -410,8 +441,12 @@ flrq_status flrq_params_new(flrq_params **out, const char *command) {
 void flrq_params_free(flrq_params *params) {
     if (!params) return;
     flrq_params_free(params->job);
-    for (int i = 0; i < OPTIONS; i++)
-        if (table[i].option.kind == FLRQ_OPTION_TEXT) free(*(char **)field(params, &table[i]));
+    for (int i = 0; i < OPTIONS; i++) {
+        if (table[i].option.kind != FLRQ_OPTION_TEXT) continue;
+        char **text = field(params, &table[i]); /* which several options may share */
+        free(*text);
+        *text = NULL;
+    }
     free(params->text);
     free(params);
 }
@@ -535,7 +570,7 @@ flrq_status flrq_params_check(const flrq_params *params) {
     }
     unsigned command = 1u << params->command;
     if (command & FITTING) {
-        FLRQ_TRY(flrq_params_check_bits(params));
+        if (command & SCHEME) FLRQ_TRY(flrq_params_check_bits(params));
         if (command == QUANTIZE && !c->out) return flrq_fail(FLRQ_ERR_USAGE, "quantize needs -o OUT");
         if (!c->symmetric && c->bits < 4)
             return flrq_fail(FLRQ_ERR_USAGE,
@@ -552,8 +587,9 @@ flrq_status flrq_params_check(const flrq_params *params) {
             return flrq_fail(FLRQ_ERR_USAGE, "submit needs the run: submit [options] -- quantize MODEL -o OUT ...");
         FLRQ_TRY(flrq_params_check(params->job));
     }
-    if (command == EVAL && !c->text == !c->tokens)
-        return flrq_fail(FLRQ_ERR_USAGE, "eval needs one of --text FILE and --tokens FILE");
+    if ((command == EVAL || command == BENCH_METHODS) && !c->text == !c->tokens)
+        return flrq_fail(FLRQ_ERR_USAGE, "%s needs one of --text FILE and --tokens FILE",
+                         command_names[params->command]);
     if (command == TOKENIZE && !c->text) return flrq_fail(FLRQ_ERR_USAGE, "tokenize needs --text FILE");
     return FLRQ_OK;
 }

@@ -38,6 +38,7 @@ typedef struct flrq_config {
     int sketch, rank_policy, metric, start;
     int64_t power_iterations, oversample, rank, max_rank, rank_multiple;
     double rank_extra, rank_flat, alpha_power;
+    char *ranks_from;
     /* alternation */
     int64_t epochs;
     double blc_tol;
@@ -74,15 +75,21 @@ typedef struct flrq_config {
         char *time, *mem, *partition, *account, *qos, *constraint, *name, *setup, *container, *program, *mpi;
         int print;
     } batch;
+    /* benches */
+    char *name;
     /* bench sketch */
-    char *shapes, *ranks, *methods, *dump, *csv;
-    int spectrum, full;
+    char *shapes, *ranks, *methods, *dump, *tensor;
+    char *spectra, *outliers;
+    int full;
     int64_t repeats;
+    /* bench methods */
+    char *bit_list;
     /* bench ops */
     char *only;
     double seconds;
     /* bench quantize */
-    int shape, keep, plan_only;
+    char *shape;
+    int keep, plan_only;
     int64_t blocks;
     char *scratch;
 } flrq_config;

@@ -4,6 +4,7 @@
  * partition and its limits. The job itself is the script's (submit_script.c). Paths become absolute here, so that the
  * job does not depend on the folder that it starts in.
  */
+#include "pipeline/command_line.h"
 #include "pipeline/submit.h"
 
 #include <errno.h>
@@ -127,23 +128,8 @@ static void bind(flrq_submission *s, const char *path) {
 /* ---- the run
  * ----------------------------------------------------------------------------------------------------- */
 
-/* An option as the program takes it on its command line. */
 static void add_option(flrq_submission *s, const char *name, const char *value) {
-    const flrq_option *o = NULL;
-    size_t count;
-    const flrq_option *const *options = flrq_command_options("quantize", &count);
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(options[i]->name, name) == 0) o = options[i];
-    json_t *words;
-    if (o && o->kind == FLRQ_OPTION_FLAG)
-        words = json_pack("[o]", json_sprintf("--%s%s", strcmp(value, "true") == 0 ? "" : "no-", name));
-    else if (value[0] == '-')
-        words = json_pack("[o]", json_sprintf("--%s=%s", name, value));
-    else if (strcmp(name, "out") == 0)
-        words = json_pack("[s, s]", "-o", value);
-    else
-        words = json_pack("[o, s]", json_sprintf("--%s", name), value);
-    json_array_append_new(s->run, words);
+    json_array_append_new(s->run, flrq_option_words("quantize", name, value));
 }
 
 /* An option that names a file or a folder. */

@@ -18,34 +18,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pipeline/command_line.h"
 #include "pipeline/submit.h"
-
-/* A word that the shell, and the reader of #SBATCH lines, take as it is. */
-static int is_plain(const char *word) {
-    static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=+:,@%";
-    return *word && word[strspn(word, safe)] == '\0';
-}
-
-/* A word for the shell. */
-static void put_word(FILE *out, const char *word) {
-    if (is_plain(word)) {
-        fputs(word, out);
-        return;
-    }
-    fputc('\'', out);
-    for (; *word; word++)
-        if (*word == '\'')
-            fputs("'\\''", out);
-        else
-            fputc(*word, out);
-    fputc('\'', out);
-}
 
 /* A line for sbatch, which reads quotes and backslashes much as a shell does. */
 static void put_sbatch(FILE *out, const char *option, const char *value) {
     if (!value) return;
     fprintf(out, "#SBATCH --%s=", option);
-    if (is_plain(value))
+    if (flrq_word_is_plain(value))
         fputs(value, out);
     else {
         fputc('"', out);
@@ -109,10 +89,10 @@ static void put_container(FILE *out, const flrq_submission *s) {
     if (s->config->batch.gpus_per_node > 0) fputs(" --nv", out);
     json_array_foreach(s->binds, i, bind) {
         fputs(" --bind ", out);
-        put_word(out, json_string_value(bind));
+        flrq_put_word(out, json_string_value(bind));
     }
     fputs(" \\\n    ", out);
-    put_word(out, s->container);
+    flrq_put_word(out, s->container);
 }
 
 /* srun, the program and its arguments, an option a line. */
@@ -131,13 +111,13 @@ static void put_run(FILE *out, const flrq_submission *s) {
     fprintf(out, " --mpi=%s", s->mpi ? s->mpi : "none");
     if (s->container) put_container(out, s);
     fputs(" \\\n    ", out);
-    put_word(out, s->program);
+    flrq_put_word(out, s->program);
     fputs(" quantize", out);
     json_array_foreach(s->run, i, words) {
         fputs(i > 1 ? " \\\n   " : "", out); /* MODEL and -o OUT stand beside the command */
         json_array_foreach(words, k, word) {
             fputc(' ', out);
-            put_word(out, json_string_value(word));
+            flrq_put_word(out, json_string_value(word));
         }
     }
     fputs("\nrc=$?\n", out);
@@ -155,7 +135,7 @@ char *flrq_submission_script(const flrq_submission *s) {
     put_resources(out, s);
     put_setup(out, s);
     fputs("\nout=", out);
-    put_word(out, s->out);
+    flrq_put_word(out, s->out);
     fputs(
         "\nblocks_done() { grep -c '\"kind\":\"shard\",\"block\":[0-9]' \"$out/journal.jsonl\" 2>/dev/null || true; }\n"
         "say() { echo \"[$SLURM_JOB_ID $SLURMD_NODENAME] $*\" >&2; }\n\n"

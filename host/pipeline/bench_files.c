@@ -1,0 +1,170 @@
+/* bench_files.c - see bench_files.h. */
+#include "pipeline/bench_files.h"
+
+#include <ftw.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "pipeline/command_line.h"
+
+/* ---- results ----------------------------------------------------------------------------------------------------- */
+
+flrq_status flrq_bench_files_open(flrq_bench_files *out, const flrq_params *params, const char *name) {
+    const flrq_config *c = &params->config;
+    *out = (flrq_bench_files){c->out, c->name ? c->name : name};
+    if (!*out->name || strchr(out->name, '/'))
+        return flrq_fail(FLRQ_ERR_USAGE, "--name begins names of files in -o DIR; it cannot be \"%s\"", out->name);
+    if (!out->dir) {
+        if (c->name) return flrq_fail(FLRQ_ERR_USAGE, "--name names files in -o DIR, which was not given");
+        return FLRQ_OK;
+    }
+    FLRQ_TRY(flrq_dir_make(out->dir));
+    if (access(out->dir, W_OK) == 0) return FLRQ_OK;
+    return flrq_fail_errno(FLRQ_ERR_IO, "%s: results cannot be written there", out->dir);
+}
+
+/* DIR/NAME-part.ending; NULL on out of memory. */
+static char *path_of(const flrq_bench_files *files, const char *part, const char *ending) {
+    char *name = NULL, *path = NULL;
+    if (asprintf(&name, "%s%s%s.%s", files->name, part ? "-" : "", part ? part : "", ending) < 0) return NULL;
+    path = flrq_path_join(files->dir, name);
+    free(name);
+    return path;
+}
+
+/* Writes what `f`, of open_memstream(), holds. */
+static flrq_status finish(const flrq_bench_files *files, const char *part, const char *ending, FILE *f, char **text,
+                          const size_t *bytes) {
+    char *path = path_of(files, part, ending);
+    int failed = ferror(f) | fclose(f);
+    flrq_status status =
+        failed || !path ? flrq_fail_memory(0, "a table or figure") : flrq_file_write(path, *text, *bytes);
+    free(path);
+    free(*text);
+    return status;
+}
+
+static void csv_text(FILE *f, const char *text) {
+    if (!strpbrk(text, ",\"\n")) {
+        fputs(text, f);
+        return;
+    }
+    fputc('"', f);
+    for (; *text; text++) {
+        if (*text == '"') fputc('"', f);
+        fputc(*text, f);
+    }
+    fputc('"', f);
+}
+
+flrq_status flrq_bench_csv(const flrq_bench_files *files, const char *part, const json_t *rows, const char *const *keys,
+                           size_t count) {
+    char *text = NULL;
+    size_t bytes, i;
+    json_t *row;
+    if (!files->dir) return FLRQ_OK;
+    FILE *f = open_memstream(&text, &bytes);
+    if (!f) return flrq_fail_memory(0, "a table");
+    for (size_t k = 0; k < count; k++) fprintf(f, "%s%s", k ? "," : "", keys[k]);
+    fputc('\n', f);
+    json_array_foreach(rows, i, row) {
+        for (size_t k = 0; k < count; k++) {
+            const json_t *v = json_object_get(row, keys[k]);
+            if (k) fputc(',', f);
+            if (json_is_string(v)) csv_text(f, json_string_value(v));
+            if (json_is_number(v)) fprintf(f, "%.9g", json_number_value(v));
+        }
+        fputc('\n', f);
+    }
+    return finish(files, part, "csv", f, &text, &bytes);
+}
+
+flrq_status flrq_bench_figure(const flrq_bench_files *files, const char *part, const flrq_chart *chart) {
+    char *text = NULL;
+    size_t bytes;
+    if (!files->dir) return FLRQ_OK;
+    FILE *f = open_memstream(&text, &bytes);
+    if (!f) return flrq_fail_memory(0, "a figure");
+    flrq_chart_xy(f, chart);
+    return finish(files, part, "svg", f, &text, &bytes);
+}
+
+flrq_status flrq_bench_figure_bars(const flrq_bench_files *files, const char *part, const flrq_bars *bars) {
+    char *text = NULL;
+    size_t bytes;
+    if (!files->dir) return FLRQ_OK;
+    FILE *f = open_memstream(&text, &bytes);
+    if (!f) return flrq_fail_memory(0, "a figure");
+    flrq_chart_bars(f, bars);
+    return finish(files, part, "svg", f, &text, &bytes);
+}
+
+flrq_status flrq_bench_result(const flrq_bench_files *files, const json_t *result) {
+    if (!files->dir) return FLRQ_OK;
+    char *path = path_of(files, NULL, "json");
+    flrq_status status = path ? flrq_json_write(path, result) : flrq_fail_memory(0, "a path");
+    free(path);
+    return status;
+}
+
+json_t *flrq_bench_provenance(const flrq_params *params, const char *device_name, const flrq_device_info *device) {
+    char date[16];
+    struct tm day;
+    time_t now = time(NULL);
+    char *command = flrq_params_command_line(params);
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &day));
+    json_t *object =
+        json_pack("{s:s*, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "command", command, "version", flrq_version(), "date",
+                  date, "device", device_name, "machine", device->name, "instruction_set", device->instruction_set,
+                  "libraries", device->libraries, "threads", device->threads);
+    free(command);
+    return object;
+}
+
+/* ---- work -------------------------------------------------------------------------------------------------------- */
+
+flrq_status flrq_bench_scratch_make(char **out, const flrq_config *config) {
+    const char *under = config->scratch;
+    *out = NULL;
+    if (!under) under = getenv("TMPDIR");
+    if (!under || !*under) under = "/tmp";
+    char *folder = flrq_path_join(under, "flrq-bench-XXXXXX");
+    if (!folder) return flrq_fail_memory(0, "a path");
+    if (!mkdtemp(folder)) {
+        flrq_status status =
+            flrq_fail_errno(FLRQ_ERR_IO, "%s: no folder can be made; --scratch DIR names another place", folder);
+        free(folder);
+        return status;
+    }
+    *out = folder;
+    return FLRQ_OK;
+}
+
+static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *walk) {
+    return remove(path);
+}
+
+void flrq_bench_scratch_remove(char *folder, const flrq_config *config, flrq_reporter *reporter) {
+    if (folder && config->keep)
+        flrq_notice(reporter, "kept: %s", folder);
+    else if (folder && nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0)
+        flrq_notice(reporter, "%s could not be removed", folder);
+    free(folder);
+}
+
+flrq_status flrq_bench_params(flrq_params **out, const flrq_params *params, const char *command) {
+    size_t count;
+    FLRQ_TRY(flrq_params_new(out, command));
+    const flrq_option *const *options = flrq_command_options(command, &count);
+    for (size_t i = 0; i < count; i++) {
+        if (!flrq_params_given(params, options[i]->name)) continue;
+        flrq_status status = flrq_params_set(*out, options[i]->name, flrq_params_get(params, options[i]->name));
+        if (status == FLRQ_OK) continue;
+        flrq_params_free(*out);
+        *out = NULL;
+        return status;
+    }
+    return FLRQ_OK;
+}
