@@ -65,6 +65,9 @@ static void machine_facts(cli_table *facts, const json_t *result) {
     if (!isnan(threads)) cli_fact(facts, "threads", "%s", cli_count(threads).text);
     if (precision) cli_fact(facts, "precision", "%s", precision);
     const json_t *limits = json_object_get(result, "limits");
+    const char *libraries = cli_string(result, "libraries"), *date = cli_string(result, "date");
+    if (libraries && *libraries) cli_fact(facts, "libraries", "%s", libraries);
+    if (date) cli_fact(facts, "date", "%s, flrq %s", date, flrq_version());
     fact_of(facts, limits, "copy", "copy_gb_s", "GB/s, read and write");
     fact_of(facts, limits, "upload", "upload_gb_s", "GB/s");
     fact_of(facts, limits, "download", "download_gb_s", "GB/s");
@@ -219,6 +222,71 @@ void cli_bench_quantize_summary(const json_t *result, FILE *out) {
 
 /* ---- bench methods ----------------------------------------------------------------------------------------------- */
 
-void cli_bench_methods_show(const json_t *result, FILE *out) {}
+static int is_first_of_bits(const json_t *rows, size_t i) {
+    return i > 0 && cli_real(json_array_get(rows, i), "bits") != cli_real(json_array_get(rows, i - 1), "bits");
+}
 
-void cli_bench_methods_summary(const json_t *result, FILE *out) {}
+static void method_row(cli_table *table, const json_t *row, int shown) {
+    cli_cell_count(table, row, "bits");
+    cli_cell_text(table, row, "method");
+    cli_cell_count(table, row, "group");
+    cli_cell_fixed(table, row, "bits_per_weight", 3);
+    cli_cell_fixed(table, row, "rank_mean", 1);
+    cli_cell_count(table, row, "rank_max");
+    cli_cell_fixed(table, row, "perplexity", 3);
+    cell_percent(table, row, "perplexity_change", 2);
+    cli_cell_significant(table, row, "kl_mean");
+    cli_cell_significant(table, row, "equal_kl");
+    cli_cell_fixed(table, row, "equal_ratio", 3);
+    cell_percent(table, row, "top1_agreement", 1);
+    cli_cell_significant(table, row, "seconds");
+    cell_status(table, row, shown);
+}
+
+/* What flrq's rows say at equal bits, in words. */
+static void equal_bits_facts(cli_table *facts, const json_t *rows) {
+    size_t i;
+    json_t *row;
+    json_array_foreach(rows, i, row) {
+        const char *kind = cli_string(row, "kind");
+        double ratio = cli_real(row, "equal_ratio"), bits = cli_real(row, "bits_per_weight");
+        if (!kind || strcmp(kind, "flrq") != 0 || isnan(ratio)) continue;
+        char *label = cli_printf("at %s bits", cli_fixed(bits, 3).text);
+        cli_fact(facts, label, "flrq's KL is %s of what clip only has at as many bits%s", cli_fixed(ratio, 3).text,
+                 ratio <= 1 ? "" : ": smaller groups are the better buy here");
+        free(label);
+    }
+}
+
+void cli_bench_methods_show(const json_t *result, FILE *out) {
+    static const cli_column columns[] = {
+        {"bits", 'r'},  {"method", 'l'},  {"group", 'r'},    {"bits/weight", 'r'}, {"rank", 'r'},
+        {"max", 'r'},   {"ppl", 'r'},     {"change %", 'r'}, {"KL", 'r'},          {"KL, clip at equal bits", 'r'},
+        {"ratio", 'r'}, {"top-1 %", 'r'}, {"seconds", 'r'},  {"status", 'l'}};
+    const json_t *rows = json_object_get(result, "rows");
+    int shown = some_failed(rows);
+    size_t i;
+    json_t *row;
+    cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
+    json_array_foreach(rows, i, row) {
+        if (is_first_of_bits(rows, i)) {
+            if (cli_table_print(table, NULL, out)) fputc('\n', out);
+            table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
+        }
+        method_row(table, row, shown);
+    }
+    if (cli_table_print(table, NULL, out)) fputc('\n', out);
+    cli_table *facts = cli_facts_new();
+    const char *model = cli_string(result, "model");
+    if (model)
+        cli_fact(facts, "source", "%s, perplexity %s over %s tokens in windows of %s", model,
+                 cli_fixed(cli_real(result, "source_perplexity"), 3).text, cli_count(cli_real(result, "scored")).text,
+                 cli_count(cli_real(result, "context")).text);
+    equal_bits_facts(facts, rows);
+    machine_facts(facts, result);
+    cli_table_print(facts, NULL, out);
+}
+
+void cli_bench_methods_summary(const json_t *result, FILE *out) {
+    fprintf(out, "%zu runs measured\n", json_array_size(json_object_get(result, "rows")));
+}

@@ -1,7 +1,9 @@
 /* bench_files.c - see bench_files.h. */
 #include "pipeline/bench_files.h"
 
+#include <errno.h>
 #include <ftw.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -146,12 +148,32 @@ static int remove_entry(const char *path, const struct stat *info, int kind, str
     return remove(path);
 }
 
+flrq_status flrq_bench_folder_remove(const char *folder) {
+    if (nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS) == 0 || errno == ENOENT) return FLRQ_OK;
+    return flrq_fail_errno(FLRQ_ERR_IO, "%s could not be removed", folder);
+}
+
 void flrq_bench_scratch_remove(char *folder, const flrq_config *config, flrq_reporter *reporter) {
-    if (folder && config->keep)
+    char error[1024]; /* why the bench failed, which what follows must not replace */
+    if (!folder) return;
+    snprintf(error, sizeof error, "%s", flrq_last_error());
+    if (config->keep)
         flrq_notice(reporter, "kept: %s", folder);
-    else if (folder && nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0)
-        flrq_notice(reporter, "%s could not be removed", folder);
+    else if (flrq_bench_folder_remove(folder) != FLRQ_OK) {
+        flrq_notice(reporter, "%s", flrq_last_error());
+        (void)flrq_fail(FLRQ_ERR_IO, "%s", error);
+    }
     free(folder);
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+flrq_bench_spread flrq_bench_spread_of(double *seconds, int count) {
+    qsort(seconds, (size_t)count, sizeof *seconds, by_value);
+    return (flrq_bench_spread){seconds[count / 2], seconds[count / 10], seconds[count - 1 - count / 10], count};
 }
 
 flrq_status flrq_bench_params(flrq_params **out, const flrq_params *params, const char *command) {

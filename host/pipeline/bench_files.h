@@ -41,6 +41,16 @@ flrq_status flrq_bench_scratch_make(char **out, const flrq_config *config);
 /** Removes the folder with all that is in it, or with --keep says where it is; frees `folder`, which may be NULL. */
 void flrq_bench_scratch_remove(char *folder, const flrq_config *config, flrq_reporter *reporter);
 
+/** Removes a folder with all that is in it; that there is none is fine. */
+flrq_status flrq_bench_folder_remove(const char *folder);
+
+/** Median and the tenth and ninetieth percentile of `count` > 0 times, which are sorted in place. */
+typedef struct flrq_bench_spread {
+    double median, p10, p90;
+    int runs;
+} flrq_bench_spread;
+flrq_bench_spread flrq_bench_spread_of(double *seconds, int count);
+
 /** Parameters of `command`: every option that the caller of the bench gave and that command has too. */
 flrq_status flrq_bench_params(flrq_params **out, const flrq_params *params, const char *command);
 

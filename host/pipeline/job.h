@@ -70,6 +70,7 @@ typedef struct flrq_plan {
     flrq_fit_options fit;
     flrq_dtype scale_dtype;       /* F16 or BF16 */
     flrq_precision precision;     /* of the block forwards */
+    uint64_t ranks_hash;          /* of the ranks of --ranks-from; 0: a rule chooses them */
     int calibrated;               /* 0: weights only */
     int workers;                  /* that share the run */
     int64_t segments, length;     /* calibration tokens */

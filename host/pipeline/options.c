@@ -127,7 +127,7 @@ static const entry table[] = {
            "whose drop in error is worth the most above its bits. "
            "fixed: --rank. error: like energy, with the error measured by quantizing at ranks tried."),
     INT("rank", "low rank", "32", 0, 1024, rank, FITTING, 1, "Rank of the fixed policy and of lqer."),
-    TEXT("ranks-from", "low rank", "FILE", NULL, ranks_from, SCHEME, 1,
+    TEXT("ranks-from", "low rank", "FILE", NULL, ranks_from, QUANTIZE | PLAN, 0,
          "Give every matrix the rank that it has in this report.json of another run of the model; no rule chooses."),
     INT("max-rank", "low rank", "128", 0, 1024, max_rank, FITTING, 1,
         "Upper bound of the ranks that a rule chooses, not of --rank (serving engines size their buffers by the "
@@ -142,8 +142,9 @@ static const entry table[] = {
            "Column scaling of the low-rank fit: none, the paper's alpha (Eq. 11), or rms = sqrt(E[x^2])."),
     REAL("alpha-power", "low rank", "2.5", 0, 10, alpha_power, FITTING, 1, "Exponent of the alpha metric."),
 
-    INT("epochs", "alternation", "0", 0, 1000, epochs, SCHEME, 1,
-        "Rounds of fit and quantize after the first; 0 = auto: 5 at 3 bits and more (1 with --preset paper), 20 at 2."),
+    INT("epochs", "alternation", "-1", -1, 1000, epochs, SCHEME, 1,
+        "Rounds of fit and quantize after the first; -1 = auto: 5 at 3 bits and more (1 with --preset paper), 20 at "
+        "2."),
     REAL("blc-tol", "alternation", "0.001", 0, 1, blc_tol, FITTING, 1,
          "Stop when the best error improved by less than this fraction in 3 rounds."),
     CHOICE("start", "alternation", "weight", "weight|error", start, FITTING, 1,
@@ -572,6 +573,9 @@ flrq_status flrq_params_check(const flrq_params *params) {
     if (command & FITTING) {
         if (command & SCHEME) FLRQ_TRY(flrq_params_check_bits(params));
         if (command == QUANTIZE && !c->out) return flrq_fail(FLRQ_ERR_USAGE, "quantize needs -o OUT");
+        if (c->ranks_from && (c->method == METHOD_RTN || flrq_params_given(params, "rank-policy")))
+            return flrq_fail(FLRQ_ERR_USAGE, "--ranks-from says all ranks; it goes neither with --rank-policy nor with "
+                                             "--method rtn");
         if (!c->symmetric && c->bits < 4)
             return flrq_fail(FLRQ_ERR_USAGE,
                              "--no-sym needs 4 or 8 bits: engines read no zero points at %lld bits; use --sym",

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
 #include "backend/cpu.h"
 #include "backend/cpu_kernels.h"
@@ -17,6 +18,7 @@
 #include "pipeline/calibration.h"
 #include "pipeline/output.h"
 #include "pipeline/predict.h"
+#include "pipeline/ranks.h"
 
 /* Program, libraries and heap of a process that has opened a model, measured on models of a few kilobytes, where
  * nothing else shows; pieces in which tensors are copied, those of the load-back check, and those in which a reader's
@@ -55,7 +57,7 @@ void flrq_fit_options_from(flrq_fit_options *o, const flrq_config *c, flrq_dtype
     o->metric = (flrq_metric)c->metric;
     o->alpha_power = c->alpha_power;
     o->start = (flrq_start)c->start;
-    o->epochs = c->epochs ? (int)c->epochs : c->bits <= 2 ? 20 : c->preset == PRESET_PAPER ? 1 : 5;
+    o->epochs = c->epochs >= 0 ? (int)c->epochs : c->bits <= 2 ? 20 : c->preset == PRESET_PAPER ? 1 : 5;
     o->tolerance = c->blc_tol;
     o->factor_dtype = dtype == FLRQ_BF16 ? FLRQ_BF16 : FLRQ_F16;
     o->seed = (uint64_t)c->seed;
@@ -335,6 +337,21 @@ flrq_plan_target flrq_plan_target_of(const flrq_config *c, const flrq_device_inf
     return target;
 }
 
+/* --ranks-from: no rule chooses, and the buffers are for the largest rank. */
+static flrq_status take_ranks(flrq_plan *plan, const flrq_config *c, const flrq_model *model) {
+    int64_t *ranks;
+    size_t bytes = (size_t)model->n_linears * sizeof *ranks;
+    if (!c->ranks_from) return FLRQ_OK;
+    FLRQ_TRY(flrq_ranks_read(&ranks, c->ranks_from, model));
+    plan->fit.rank.rule = FLRQ_RANK_FIXED;
+    plan->fit.rank.fixed = 0;
+    for (int64_t i = 0; i < model->n_linears; i++)
+        if (ranks[i] > plan->fit.rank.fixed) plan->fit.rank.fixed = ranks[i];
+    plan->ranks_hash = XXH3_64bits(ranks, bytes);
+    free(ranks);
+    return FLRQ_OK;
+}
+
 flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_model *model, int64_t segments,
                            int64_t length, const flrq_plan_target *target) {
     sizes s;
@@ -343,6 +360,7 @@ flrq_status flrq_plan_make(flrq_plan *plan, const flrq_config *c, const flrq_mod
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s is already quantized; quantize its source instead", model->dir);
     if (model->n_linears == 0) return flrq_fail(FLRQ_ERR_FORMAT, "%s: no linear layer found to quantize", model->dir);
     flrq_fit_options_from(&plan->fit, c, model->dtype);
+    FLRQ_TRY(take_ranks(plan, c, model));
     plan->scale_dtype = plan->fit.factor_dtype;
     plan->calibrated = segments > 0;
     plan->segments = segments, plan->length = length;

@@ -41,6 +41,7 @@
 #include "pipeline/finite.h"
 #include "pipeline/job.h"
 #include "pipeline/output.h"
+#include "pipeline/ranks.h"
 #include "pipeline/report.h"
 #include "pipeline/source.h"
 #include "pipeline/state.h"
@@ -70,6 +71,7 @@ typedef struct job {
     flrq_plan plan;
     flrq_state state;
     int32_t *tokens; /* [segments, length] */
+    int64_t *ranks;  /* of the linear layers, from --ranks-from; NULL: the plan's rule */
     void *bytes;     /* COPY_BYTES of host memory, for checks of what is only copied */
     /* allocated before the first block */
     flrq_calibrator *calibration; /* NULL: weights only */
@@ -189,6 +191,7 @@ static void release_blocks(job *j) {
 static void release(job *j) {
     flrq_block_writer_abort(j->flight.writer); /* of a commit that failed or was never reached */
     json_decref(j->flight.record);
+    free(j->ranks);
     free(j->tokens);
     flrq_model_close(j->model);
 }
@@ -270,11 +273,13 @@ static flrq_status fit_layer(job *j, const flrq_block *block, flrq_layer *layer,
     flrq_input_stats stats, *used = NULL;
     FLRQ_TRY(weight_of(j, block, l, &w));
     flrq_mark_phase(j->be, l->module);
+    flrq_fit_options options = j->plan.fit;
+    if (j->ranks) options.rank.fixed = j->ranks[l - j->model->linears];
     if (j->plan.calibrated) {
         stats = flrq_calibrator_stats(j->calibration, l->input);
         used = &stats;
     }
-    FLRQ_TRY(flrq_trace_layer(flrq_fit(j->space, j->be, j->comm, &j->plan.fit, l->module, &w, used, &layer->codes,
+    FLRQ_TRY(flrq_trace_layer(flrq_fit(j->space, j->be, j->comm, &options, l->module, &w, used, &layer->codes,
                                        layer->d_l, layer->d_r, &result),
                               l));
     layer->rank = result.rank;
@@ -777,6 +782,7 @@ static flrq_status open_job(job *j, json_t **fingerprint, flrq_device_info *devi
             flrq_notice(reporter, "tensor %s is not written: %s", j->model->others[i].tensor->name,
                         j->model->others[i].reason);
     FLRQ_TRY(load_tokens(j));
+    if (c->ranks_from) FLRQ_TRY(flrq_ranks_read(&j->ranks, c->ranks_from, j->model));
     reporter->blocks = j->model->layers;
     *fingerprint = flrq_fingerprint(j->params, j->model, j->tokens, &j->plan, j->be->name, device);
     FLRQ_TRY(compare_workers(j, *fingerprint));

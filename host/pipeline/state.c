@@ -41,6 +41,7 @@ json_t *flrq_fingerprint(const flrq_params *params, const flrq_model *model, con
     json_object_set_new(print, "model tensors", hex(hash_text(tensors)));
     json_object_set_new(print, "model config", hex(hash_text(model->config)));
     json_object_set_new(print, "calibration tokens", hex(XXH3_64bits(tokens, count * sizeof *tokens)));
+    if (plan->ranks_hash) json_object_set_new(print, "ranks", hex(plan->ranks_hash));
     json_object_set_new(print, "backend", json_string(backend));
     json_object_set_new(print, "instruction set", json_string(device->instruction_set));
     json_object_set_new(print, "libraries", json_string(device->libraries));

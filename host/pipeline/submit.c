@@ -164,7 +164,8 @@ static flrq_status describe_run(flrq_submission *s, const flrq_params *run) {
         int skip = 0;
         for (int k = 0; other[k]; k++) skip |= strcmp(name, other[k]) == 0;
         if (skip) continue;
-        int is_path = strcmp(name, "calib-tokens") == 0 || (strcmp(name, "calib") == 0 && strcmp(value, "none") != 0);
+        int is_path = strcmp(name, "calib-tokens") == 0 || strcmp(name, "ranks-from") == 0 ||
+                      (strcmp(name, "calib") == 0 && strcmp(value, "none") != 0);
         if (!is_path)
             add_option(s, name, value);
         else if ((status = add_path(s, name, value)) != FLRQ_OK)
