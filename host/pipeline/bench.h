@@ -1,4 +1,4 @@
-/* bench.h - what the benches share: the limits of a device, generated weights.
+/* bench.h - what the benches share: the limits of a device, and lists of names.
  *
  * A limit is measured in the run that is held against it, on the same device, through the same backend table. Nothing
  * here asserts a time.
@@ -38,24 +38,11 @@ json_t *flrq_bench_op_row(const op_case *c, const op_timing *t, const flrq_bench
 flrq_status flrq_profile_measure(flrq_profile *out, flrq_backend *be, const flrq_bench_limits *limits,
                                  const flrq_config *config, flrq_reporter *reporter, json_t *rows);
 
-/** Spectra of generated matrices, in the order of the choices of --spectrum.
- *    llm: power law s_i = 0.4 i^-0.7 of 192 terms on a noise floor of 1, and every 512th column 8 times larger
- *         (outlier channels). The structure carries about half of the energy.
- *    flat: noise alone.
- *    fast: s_i = 2^(-i/8) of 192 terms on a noise of 1 %. */
-typedef enum flrq_bench_spectrum {
-    FLRQ_BENCH_SPECTRUM_LLM = 0,
-    FLRQ_BENCH_SPECTRUM_FLAT = 1,
-    FLRQ_BENCH_SPECTRUM_FAST = 2
-} flrq_bench_spectrum;
-
-/** d_a [rows, cols] = noise + sum_i s_i u_i v_i^T with Gaussian, hence nearly orthogonal u_i and v_i, from the key
- *  alone; the scale of the outlier columns is not in it: flrq_bench_column_scale(). */
-flrq_status flrq_bench_matrix(flrq_backend *be, float *d_a, int64_t rows, int64_t cols, flrq_bench_spectrum spectrum,
-                              uint64_t key);
-
-/** Scale of column j. */
-float flrq_bench_column_scale(flrq_bench_spectrum spectrum, int64_t j);
+/** Reads a list of names with commas: chosen [count] gets the index of each in the order given, *n_chosen their number.
+ *  FLRQ_ERR_USAGE for an entry that is none of `names`, one that is there twice, and an empty list; `option` is for the
+ *  message. */
+flrq_status flrq_bench_choices(const char *option, const char *text, const char *const *names, int count, int *chosen,
+                               int *n_chosen);
 
 /** Order of two doubles, for qsort(). */
 int flrq_bench_by_value(const void *a, const void *b);

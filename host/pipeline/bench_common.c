@@ -1,4 +1,4 @@
-/* bench_common.c - limits of a device, generated matrices: see bench.h. */
+/* bench_common.c - limits of a device, lists of names: see bench.h. */
 #include "pipeline/bench.h"
 
 #include <math.h>
@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "cases/opcase.h"
-#include "core/philox.h"
 
 /* ---- limits ------------------------------------------------------------------------------------------------------ */
 
@@ -101,39 +100,32 @@ json_t *flrq_bench_limits_json(const flrq_bench_limits *l) {
                      1e-9 * l->fast);
 }
 
-/* ---- generated matrices ------------------------------------------------------------------------------------------ */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
-enum { STRUCTURE = 192, OUTLIER_EVERY = 512 };
-
-float flrq_bench_column_scale(flrq_bench_spectrum spectrum, int64_t j) {
-    return spectrum == FLRQ_BENCH_SPECTRUM_LLM && j % OUTLIER_EVERY == OUTLIER_EVERY / 2 ? 8 : 1;
+/* "a, b, c" */
+static flrq_status fail_choice(const char *option, const char *const *names, int count, const char *text) {
+    char all[256] = "";
+    for (int i = 0; i < count; i++) {
+        size_t used = strlen(all);
+        snprintf(all + used, sizeof all - used, "%s%s", i ? ", " : "", names[i]);
+    }
+    return flrq_fail(FLRQ_ERR_USAGE, "--%s takes %s with commas, not \"%s\"", option, all, text);
 }
 
-flrq_status flrq_bench_matrix(flrq_backend *be, float *d_a, int64_t m, int64_t n, flrq_bench_spectrum spectrum,
-                              uint64_t key) {
-    FLRQ_TRY(be->normal(be, d_a, key, 0, 0, m * n));
-    if (spectrum == FLRQ_BENCH_SPECTRUM_FLAT) return FLRQ_OK;
-    enum { K = STRUCTURE };
-    flrq_status status = FLRQ_OK;
-    float *d_u = NULL, *d_v = NULL, *v = malloc((size_t)(n * K) * sizeof *v);
-    if (!v) return flrq_fail_memory((size_t)(n * K) * sizeof *v, "the matrix");
-    /* |u_i v_i^T| is about sqrt(m n), and the noise has that norm in all. */
-    FLRQ_GOTO(be->alloc(be, (void **)&d_u, (size_t)(m * K) * sizeof *d_u, "structure"));
-    FLRQ_GOTO(be->alloc(be, (void **)&d_v, (size_t)(n * K) * sizeof *d_v, "structure"));
-    FLRQ_GOTO(be->normal(be, d_u, key, 1, 0, m * K));
-    flrq_philox_normal(v, key, 2, 0, (uint64_t)(n * K));
-    for (int64_t i = 0; i < K; i++) {
-        float s = spectrum == FLRQ_BENCH_SPECTRUM_LLM ? 0.4f * powf((float)(i + 1), -0.7f) : exp2f(-(float)i / 8);
-        for (int64_t j = 0; j < n; j++) v[i * n + j] *= s;
+flrq_status flrq_bench_choices(const char *option, const char *text, const char *const *names, int count, int *chosen,
+                               int *n_chosen) {
+    *n_chosen = 0;
+    for (const char *p = text;; p++) {
+        size_t length = strcspn(p, ",");
+        int found = 0;
+        while (found < count && !(strlen(names[found]) == length && strncmp(p, names[found], length) == 0)) found++;
+        if (found == count) return fail_choice(option, names, count, text);
+        for (int i = 0; i < *n_chosen; i++)
+            if (chosen[i] == found) return flrq_fail(FLRQ_ERR_USAGE, "--%s names %s twice", option, names[found]);
+        chosen[(*n_chosen)++] = found;
+        p += length;
+        if (!*p) return FLRQ_OK;
     }
-    FLRQ_GOTO(be->upload(be, d_v, v, (size_t)(n * K) * sizeof *v));
-    FLRQ_GOTO(be->gemm(be, d_a, d_u, d_v, m, n, K, 1, spectrum == FLRQ_BENCH_SPECTRUM_LLM ? 1.0f : 0.01f));
-    FLRQ_GOTO(be->sync(be));
-out:
-    be->release(be, d_v);
-    be->release(be, d_u);
-    free(v);
-    return status;
 }
 
 int flrq_bench_by_value(const void *a, const void *b) {

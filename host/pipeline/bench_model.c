@@ -17,7 +17,7 @@
 #include "core/philox.h"
 #include "io/npy.h"
 #include "io/safetensors.h"
-#include "pipeline/bench.h"
+#include "pipeline/bench_matrices.h"
 
 const flrq_bench_shape flrq_bench_shapes[] = {
     {"llama2-7b", 4096, 11008, 32, 32, 32, 32000, 4096},  {"llama2-13b", 5120, 13824, 40, 40, 40, 32000, 4096},
@@ -175,7 +175,7 @@ static flrq_status fill(flrq_backend *be, const piece *p, uint64_t key, float *f
             flrq_store(rounded, FLRQ_BF16, j, j % OUTLIER_EVERY == OUTLIER_EVERY / 2 ? OUTLIER_SCALE : 1);
         return FLRQ_OK;
     }
-    FLRQ_TRY(flrq_bench_matrix(be, full, p->rows, p->cols, FLRQ_BENCH_SPECTRUM_LLM, key));
+    FLRQ_TRY(flrq_bench_matrix(be, full, p->rows, p->cols, FLRQ_BENCH_SPECTRUM_POWER, key));
     round_all(rounded, full, weight_scale, count, threads);
     return FLRQ_OK;
 }

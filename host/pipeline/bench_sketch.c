@@ -16,6 +16,7 @@
 #include "core/philox.h"
 #include "io/npy.h"
 #include "pipeline/bench.h"
+#include "pipeline/bench_matrices.h"
 
 enum { MAX_LIST = 16, MAX_RUNS = 1000 };
 enum { BLOCK = FLRQ_SKETCH_BLOCK, R1 = FLRQ_SKETCH_R1, RSVD, SVD, SVDJ, METHODS };
@@ -59,14 +60,14 @@ static flrq_status generate(bench *b) {
     row = malloc((size_t)n * sizeof *row);
     if (!rounded || !row) FLRQ_GOTO(flrq_fail_memory((size_t)n * sizeof *row, "the matrix"));
     FLRQ_GOTO(be->alloc(be, (void **)&d_full, (size_t)(m * n) * sizeof *d_full, "the matrix in fp32"));
-    FLRQ_GOTO(flrq_bench_matrix(be, d_full, m, n, FLRQ_BENCH_SPECTRUM_LLM,
+    FLRQ_GOTO(flrq_bench_matrix(be, d_full, m, n, FLRQ_BENCH_SPECTRUM_POWER,
                                 flrq_philox_key((uint64_t)b->config->seed, "bench matrix")));
     for (int64_t i = 0; i < m; i++) {
         FLRQ_GOTO(be->download(be, row, d_full + i * n, (size_t)n * sizeof *row));
         for (int64_t j = 0; j < n; j++) flrq_store(rounded, FLRQ_BF16, j, row[j]);
         FLRQ_GOTO(be->upload(be, (uint16_t *)b->d_a + i * n, rounded, (size_t)n * sizeof *rounded));
     }
-    for (int64_t j = 0; j < n; j++) row[j] = flrq_bench_column_scale(FLRQ_BENCH_SPECTRUM_LLM, j);
+    for (int64_t j = 0; j < n; j++) row[j] = (j % 512 == 256 ? 8.0f : 1.0f);
     FLRQ_GOTO(be->upload(be, b->d_scale, row, (size_t)n * sizeof *row));
 out:
     be->release(be, d_full);
@@ -106,7 +107,7 @@ static flrq_status residual_of(bench *b, double *out, const float *left, float *
     flrq_status status = FLRQ_OK;
     double squares = 0;
     for (int64_t j = 0; j < b->cols; j++) {
-        float scale = flrq_bench_column_scale(FLRQ_BENCH_SPECTRUM_LLM, j);
+        float scale = (j % 512 == 256 ? 8.0f : 1.0f);
         for (int64_t k = 0; k < rank; k++) right[k * b->cols + j] /= scale;
     }
     FLRQ_GOTO(be->alloc(be, (void **)&d_l, (size_t)(b->rows * rank) * sizeof *d_l, "the left factor"));
