@@ -573,9 +573,8 @@ flrq_status flrq_params_check(const flrq_params *params) {
     if (command & FITTING) {
         if (command & SCHEME) FLRQ_TRY(flrq_params_check_bits(params));
         if (command == QUANTIZE && !c->out) return flrq_fail(FLRQ_ERR_USAGE, "quantize needs -o OUT");
-        if (c->ranks_from && (c->method == METHOD_RTN || flrq_params_given(params, "rank-policy")))
-            return flrq_fail(FLRQ_ERR_USAGE, "--ranks-from says all ranks; it goes neither with --rank-policy nor with "
-                                             "--method rtn");
+        if (c->ranks_from && c->method == METHOD_RTN)
+            return flrq_fail(FLRQ_ERR_USAGE, "--ranks-from gives ranks, and --method rtn has no low rank");
         if (!c->symmetric && c->bits < 4)
             return flrq_fail(FLRQ_ERR_USAGE,
                              "--no-sym needs 4 or 8 bits: engines read no zero points at %lld bits; use --sym",
