@@ -19,8 +19,8 @@
 
 /* A way to quantize: options on top of those of the bench. */
 typedef struct variant {
-    const char *kind;  /* name in --methods, and series in the figures */
-    const char *label; /* "%lld": the group */
+    const char *kind; /* name in --methods, and series in the figures */
+    const char *label;
     int64_t divide;    /* of --group */
     bool same_ranks;   /* as flrq's default found */
     bool weights_only; /* needs no calibration */
@@ -29,18 +29,18 @@ typedef struct variant {
 
 static const variant variants[] = {
     {"flrq", "flrq", 1, .options = {{"method", "flrq"}}},
-    {"r1", "flrq, r1 sketch", 1, .options = {{"sketch", "r1"}}},
-    {"exact", "flrq, exact SVD", 1, .options = {{"sketch", "svd"}}},
-    {"paper", "flrq, preset paper", 1, .options = {{"preset", "paper"}}},
-    {"epochs", "flrq, 1 round", 1, .options = {{"epochs", "1"}}},
-    {"epochs", "flrq, 2 rounds", 1, .options = {{"epochs", "2"}}},
-    {"epochs", "flrq, 3 rounds", 1, .options = {{"epochs", "3"}}},
-    {"epochs", "flrq, 5 rounds", 1, .options = {{"epochs", "5"}}},
-    {"epochs", "flrq, 10 rounds", 1, .options = {{"epochs", "10"}}},
-    {"epochs", "flrq, 20 rounds", 1, .options = {{"epochs", "20"}}},
-    {"svd", "SVD then nearest, flrq's ranks", 1, true,
+    {"r1", "flrq (r1 sketch)", 1, .options = {{"sketch", "r1"}}},
+    {"exact", "flrq (exact SVD)", 1, .options = {{"sketch", "svd"}}},
+    {"paper", "flrq (preset paper)", 1, .options = {{"preset", "paper"}}},
+    {"epochs", "flrq (1 round)", 1, .options = {{"epochs", "1"}}},
+    {"epochs", "flrq (2 rounds)", 1, .options = {{"epochs", "2"}}},
+    {"epochs", "flrq (3 rounds)", 1, .options = {{"epochs", "3"}}},
+    {"epochs", "flrq (5 rounds)", 1, .options = {{"epochs", "5"}}},
+    {"epochs", "flrq (10 rounds)", 1, .options = {{"epochs", "10"}}},
+    {"epochs", "flrq (20 rounds)", 1, .options = {{"epochs", "20"}}},
+    {"svd", "SVD then nearest (flrq's ranks)", 1, true,
      .options = {{"sketch", "svd"}, {"metric", "none"}, {"clip", "none"}, {"epochs", "0"}}},
-    {"lqer", "lqer by exact SVD, flrq's ranks", 1, true, .options = {{"method", "lqer"}, {"sketch", "svd"}}},
+    {"lqer", "lqer by exact SVD (flrq's ranks)", 1, true, .options = {{"method", "lqer"}, {"sketch", "svd"}}},
     {"clip", "clip only", 1, .options = {{"rank-policy", "fixed"}, {"rank", "0"}}},
     {"clip", "clip only", 2, .options = {{"rank-policy", "fixed"}, {"rank", "0"}}},
     {"clip", "clip only", 4, .options = {{"rank-policy", "fixed"}, {"rank", "0"}}},
@@ -278,14 +278,14 @@ static void add_equal_bits(json_t *rows) {
 
 static const char *series_name(const char *kind) {
     static const char *const names[KINDS] = {"flrq",
-                                             "flrq, r1 sketch",
-                                             "flrq, exact SVD",
-                                             "flrq, preset paper",
-                                             "flrq, 1 to 20 rounds",
-                                             "SVD then nearest, flrq's ranks",
-                                             "lqer, flrq's ranks",
-                                             "clip only, groups g, g/2, g/4",
-                                             "round to nearest, groups g, g/2, g/4"};
+                                             "flrq (r1 sketch)",
+                                             "flrq (exact SVD)",
+                                             "flrq (preset paper)",
+                                             "flrq (1 to 20 rounds)",
+                                             "SVD then nearest (flrq's ranks)",
+                                             "lqer (flrq's ranks)",
+                                             "clip only (groups g to g/4)",
+                                             "round to nearest (groups g to g/4)"};
     return names[kind_of(kind, strlen(kind))];
 }
 

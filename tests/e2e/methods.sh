@@ -11,9 +11,9 @@ cell() {
         NR == 1 { for (i = 1; i <= NF; i++) { if ($i == name) c = i; if ($i == "kind") k = i } next }
         $k == kind { print $c; exit }' "$work/results/methods.csv"
 }
-# pick KEYS FILE: name and KEYS of every matrix of a report, one a line.
+# ranks FILE: name and rank of every matrix of a report, one a line.
 ranks() {
-    tr '{}' '\n\n' <"$1" | tr -d '\n ' | sed 's/"name":/\n/g' | sed -n 's/^"\([^"]*\)","rows":.*"rank":\([0-9]*\),"bits_per_weight".*/\1 \2/p'
+    { tr -d '\n ' <"$1"; echo; } | sed 's/"name":/\n/g' | sed -n 's/^"\([^"]*\)","rows":.*"rank":\([0-9]*\),"bits_per_weight".*/\1 \2/p'
 }
 
 model=data/tinylm
@@ -42,7 +42,7 @@ if [ "$device" = cpu ]; then
 fi
 flrq 0 quantize $model -o "$work/given" --bits 2 $calib --ranks-from "$work/ranks.json" --quiet
 cp "$work/free/report.json" "$work/ranks.json"
-flrq 1 quantize $model -o "$work/given" --bits 2 $calib --ranks-from "$work/ranks.json" --quiet
+flrq 2 quantize $model -o "$work/given" --bits 2 $calib --ranks-from "$work/ranks.json" --quiet
 expect "other ranks are another run" grep -q "ranks" "$work/err"
 flrq 0 plan $model --bits 2 $calib --ranks-from "$work/free/report.json"
 
