@@ -38,6 +38,14 @@ void flrq_report_ranks(int64_t *ranks, const flrq_model *model, json_t *const *b
     while (next < model->n_linears) ranks[next++] = 0;
 }
 
+void flrq_report_bits(double bits[FLRQ_REPORT_PARTS], const json_t *m, int symmetric) {
+    double rows = number(m, "rows"), cols = number(m, "cols"), groups = ceil(cols / number(m, "group"));
+    bits[0] = number(m, "bits") * rows * cols;
+    bits[1] = 16 * rows * groups;
+    bits[2] = symmetric ? 0 : number(m, "bits") * rows * groups;
+    bits[3] = 16 * number(m, "rank") * (rows + cols);
+}
+
 /* Sums over a list of matrices. Means of errors are plain means over matrices. */
 typedef struct summary {
     double weights, bits, codes, scales, zeros, lowrank, ranks, error, nearest, worst_error;
@@ -49,15 +57,15 @@ static void add_matrices(summary *s, const json_t *matrices, int symmetric) {
     size_t i;
     json_t *m;
     json_array_foreach(matrices, i, m) {
-        double rows = number(m, "rows"), cols = number(m, "cols"), weights = rows * cols;
-        double bits = number(m, "bits"), groups = ceil(cols / number(m, "group"));
+        double parts[FLRQ_REPORT_PARTS], weights = number(m, "rows") * number(m, "cols");
         int64_t rank = (int64_t)number(m, "rank");
+        flrq_report_bits(parts, m, symmetric);
         s->weights += weights;
         s->bits += number(m, "bits_per_weight") * weights;
-        s->codes += bits * weights;
-        s->scales += 16 * rows * groups;
-        if (!symmetric) s->zeros += bits * rows * groups;
-        s->lowrank += 16 * (double)rank * (rows + cols);
+        s->codes += parts[0];
+        s->scales += parts[1];
+        s->zeros += parts[2];
+        s->lowrank += parts[3];
         s->ranks += (double)rank;
         s->error += number(m, "error");
         s->nearest += number(m, "error_nearest");
@@ -71,12 +79,14 @@ static void add_matrices(summary *s, const json_t *matrices, int symmetric) {
     }
 }
 
-/* The part of a module path after the layer number: "mlp.down_proj". */
-static const char *short_name(const char *name) {
+const char *flrq_report_kind(const char *name, int64_t *layer) {
+    if (layer) *layer = -1;
     for (const char *p = name; *p; p++)
         if (*p == '.' && p[1] >= '0' && p[1] <= '9') {
             const char *dot = strchr(p + 1, '.');
-            if (dot) return dot + 1;
+            if (!dot) continue;
+            if (layer) *layer = strtoll(p + 1, NULL, 10);
+            return dot + 1;
         }
     return name;
 }
@@ -89,8 +99,8 @@ void flrq_report_block_line(char *out, size_t bytes, const json_t *record, doubl
         out, bytes,
         "%lld matrices, rank %lld-%lld (mean %.1f), %.3f bits/weight, error %.4g (nearest %.4g), worst %s %.4g, %.1f s",
         (long long)s.count, (long long)s.rank_min, (long long)s.rank_max, s.ranks / count,
-        s.weights > 0 ? s.bits / s.weights : 0, s.error / count, s.nearest / count, s.worst ? short_name(s.worst) : "-",
-        s.worst_error, seconds);
+        s.weights > 0 ? s.bits / s.weights : 0, s.error / count, s.nearest / count,
+        s.worst ? flrq_report_kind(s.worst, NULL) : "-", s.worst_error, seconds);
 }
 
 static json_t *block_entry(const json_t *record, int64_t block, int symmetric) {
@@ -100,8 +110,8 @@ static json_t *block_entry(const json_t *record, int64_t block, int symmetric) {
     return json_pack("{s:I, s:f, s:f, s:I, s:f, s:I, s:f, s:f, s:s, s:f}", "block", (json_int_t)block, "seconds",
                      number(record, "seconds"), "bits_per_weight", s.weights > 0 ? s.bits / s.weights : 0, "rank_min",
                      (json_int_t)s.rank_min, "rank_mean", s.ranks / count, "rank_max", (json_int_t)s.rank_max, "error",
-                     s.error / count, "error_nearest", s.nearest / count, "worst", s.worst ? short_name(s.worst) : "",
-                     "worst_error", s.worst_error);
+                     s.error / count, "error_nearest", s.nearest / count, "worst",
+                     s.worst ? flrq_report_kind(s.worst, NULL) : "", "worst_error", s.worst_error);
 }
 
 static int by_error(const void *a, const void *b) {

@@ -16,6 +16,14 @@ json_t *flrq_report_matrix(const flrq_linear *linear, const flrq_scheme *scheme,
 /** Ranks of all linears in model order, from the block records. */
 void flrq_report_ranks(int64_t *ranks, const flrq_model *model, json_t *const *blocks);
 
+/** The part of a module path after the layer number: "mlp.down_proj"; the whole name when there is no number. *layer
+ *  (may be NULL): the number, -1 for none. */
+const char *flrq_report_kind(const char *name, int64_t *layer);
+
+/** Bits that the codes, scales, zero points and low rank of a matrix take, in this order, from its entry. */
+enum { FLRQ_REPORT_PARTS = 4 };
+void flrq_report_bits(double bits[FLRQ_REPORT_PARTS], const json_t *matrix, int symmetric);
+
 /** "7 matrices, rank 0-31 (mean 12.4), 4.21 bits/weight, error 0.083, worst mlp.down_proj 0.121, 3.2 s". */
 void flrq_report_block_line(char *out, size_t bytes, const json_t *record, double seconds);
 
