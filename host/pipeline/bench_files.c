@@ -77,6 +77,7 @@ flrq_status flrq_bench_csv(const flrq_bench_files *files, const char *part, cons
             if (k) fputc(',', f);
             if (json_is_string(v)) csv_text(f, json_string_value(v));
             if (json_is_number(v)) fprintf(f, "%.9g", json_number_value(v));
+            if (json_is_boolean(v)) fputs(json_is_true(v) ? "true" : "false", f);
         }
         fputc('\n', f);
     }
@@ -176,13 +177,23 @@ flrq_bench_spread flrq_bench_spread_of(double *seconds, int count) {
     return (flrq_bench_spread){seconds[count / 2], seconds[count / 10], seconds[count - 1 - count / 10], count};
 }
 
+/* Whether the two commands share the option: of the same name each may have one of its own. */
+static bool shares(const flrq_params *params, const flrq_option *option) {
+    size_t count;
+    const flrq_option *const *options = flrq_command_options(flrq_commands()[params->command], &count);
+    for (size_t i = 0; i < count; i++)
+        if (options[i] == option) return true;
+    return false;
+}
+
 flrq_status flrq_bench_params(flrq_params **out, const flrq_params *params, const char *command) {
     size_t count;
     FLRQ_TRY(flrq_params_new(out, command));
     const flrq_option *const *options = flrq_command_options(command, &count);
     for (size_t i = 0; i < count; i++) {
-        if (!flrq_params_given(params, options[i]->name)) continue;
-        flrq_status status = flrq_params_set(*out, options[i]->name, flrq_params_get(params, options[i]->name));
+        const char *name = options[i]->name;
+        if (!shares(params, options[i]) || !flrq_params_given(params, name)) continue;
+        flrq_status status = flrq_params_set(*out, name, flrq_params_get(params, name));
         if (status == FLRQ_OK) continue;
         flrq_params_free(*out);
         *out = NULL;

@@ -51,7 +51,7 @@ typedef struct flrq_bench_spread {
 } flrq_bench_spread;
 flrq_bench_spread flrq_bench_spread_of(double *seconds, int count);
 
-/** Parameters of `command`: every option that the caller of the bench gave and that command has too. */
+/** Parameters of `command`: every option that the caller of the bench gave and that both commands share. */
 flrq_status flrq_bench_params(flrq_params **out, const flrq_params *params, const char *command);
 
 #endif

@@ -86,6 +86,9 @@ expect "the command is told" grep -q '"command": "flrq bench methods data/tinylm
 for figure in bits seconds; do
     expect "methods-$figure.svg" grep -q '</svg>' "$work/results/methods-$figure.svg"
 done
+# shellcheck disable=SC2086
+flrq 0 $bench --bits 8,4 --methods rtn -o "$work/results" --name nearest
+expect "groups and bits" test "$(tail -n +2 "$work/results/nearest.csv" | cut -d, -f1,4 | tr '\n' ' ')" = "8,128 8,64 8,32 4,128 4,64 4,32 "
 # The rows are those of quantize and eval themselves.
 flrq 0 quantize $model -o "$work/own" --bits 3 $calib --rank-policy fixed --rank 2 --quiet
 json 0 eval "$work/own" --text "$work/text" --ctx 64 --device "$device" --against $model
