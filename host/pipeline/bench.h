@@ -44,7 +44,4 @@ flrq_status flrq_profile_measure(flrq_profile *out, flrq_backend *be, const flrq
 flrq_status flrq_bench_choices(const char *option, const char *text, const char *const *names, int count, int *chosen,
                                int *n_chosen);
 
-/** Order of two doubles, for qsort(). */
-int flrq_bench_by_value(const void *a, const void *b);
-
 #endif

@@ -127,8 +127,3 @@ flrq_status flrq_bench_choices(const char *option, const char *text, const char 
         if (!*p) return FLRQ_OK;
     }
 }
-
-int flrq_bench_by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
