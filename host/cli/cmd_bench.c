@@ -78,38 +78,135 @@ static void machine_facts(cli_table *facts, const json_t *result) {
 
 /* ---- bench sketch ------------------------------------------------------------------------------------------------ */
 
-void cli_bench_sketch_show(const json_t *result, FILE *out) {
-    static const cli_column columns[] = {
-        {"rows", 'r'},         {"cols", 'r'},        {"spectrum", 'l'},     {"rank", 'r'},
-        {"method", 'l'},       {"seconds", 'r'},     {"p10", 'r'},          {"p90", 'r'},
-        {"residual", 'r'},     {"optimum", 'r'},     {"excess %", 'r'},     {"speedup r1", 'r'},
-        {"speedup rsvd", 'r'}, {"speedup svd", 'r'}, {"speedup svdj", 'r'}, {"status", 'l'}};
+/* 100 times a small number; what rounds to zero has no sign. */
+static void cell_excess(cli_table *table, const json_t *row) {
+    double value = 100 * cli_real(row, "excess");
+    if (fabs(value) < 0.0005) value = 0;
+    cli_cell(table, "%s", isnan(value) ? "" : cli_fixed(value, 3).text);
+}
+
+/* Rows [first, end) of one matrix. */
+static void sketch_table(const json_t *rows, size_t first, size_t end, int shown, FILE *out) {
+    static const cli_column columns[] = {{"rank", 'r'},      {"method", 'l'},     {"seconds", 'r'},   {"p10", 'r'},
+                                         {"p90", 'r'},       {"runs", 'r'},       {"residual", 'r'},  {"optimum", 'r'},
+                                         {"excess %", 'r'},  {"speedup r1", 'r'}, {"over rsvd", 'r'}, {"over svd", 'r'},
+                                         {"over svdj", 'r'}, {"status", 'l'}};
     cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
-    size_t i;
-    json_t *row;
-    int shown = some_failed(json_object_get(result, "rows"));
-    json_array_foreach(json_object_get(result, "rows"), i, row) {
-        cli_cell_count(table, row, "rows");
-        cli_cell_count(table, row, "cols");
-        cli_cell_text(table, row, "spectrum");
+    const char *matrix = cli_string(json_array_get(rows, first), "matrix");
+    char *title = matrix ? cli_clean(cli_copy(matrix)) : NULL;
+    for (size_t i = first; i < end; i++) {
+        const json_t *row = json_array_get(rows, i);
         cli_cell_count(table, row, "rank");
         cli_cell_text(table, row, "method");
         cli_cell_significant(table, row, "seconds");
         cli_cell_significant(table, row, "seconds_p10");
         cli_cell_significant(table, row, "seconds_p90");
+        cli_cell_count(table, row, "runs");
         cli_cell_significant(table, row, "residual");
         cli_cell_significant(table, row, "optimum");
-        cell_percent(table, row, "excess", 3);
+        cell_excess(table, row);
         cli_cell_fixed(table, row, "speedup_over_r1", 1);
         cli_cell_fixed(table, row, "speedup_over_rsvd", 1);
         cli_cell_fixed(table, row, "speedup_over_svd", 1);
         cli_cell_fixed(table, row, "speedup_over_svdj", 1);
         cell_status(table, row, shown);
     }
-    if (cli_table_print(table, NULL, out)) fputc('\n', out);
+    if (cli_table_print(table, title, out)) fputc('\n', out);
+    free(title);
+}
+
+static int same_matrix(const json_t *a, const json_t *b) {
+    const char *x = cli_string(a, "matrix"), *y = cli_string(b, "matrix");
+    return x && y ? strcmp(x, y) == 0 : x == y;
+}
+
+/* What bounds the ranks of a row, where one of them is at the bound. */
+static void cell_bound(cli_table *table, const json_t *row) {
+    const char *from = cli_string(row, "cap_from");
+    int is_size = from && strcmp(from, "size") == 0;
+    if (!from || !json_is_true(json_object_get(row, "capped")))
+        cli_cell(table, "%s", "");
+    else
+        cli_cell(table, "%s%s", is_size ? "the matrix has no more" : "--", is_size ? "" : from);
+}
+
+/* The ranks that the rules choose from each method, and whether they are those of the reference. */
+static void rank_table(const json_t *result, FILE *out) {
+    static const cli_column columns[] = {
+        {"matrix", 'l'},    {"method", 'l'},   {"r1flr", 'r'}, {"r1flr-best", 'r'},     {"at most", 'r'},
+        {"amax at 0", 'r'}, {"at r1flr", 'r'}, {"agree", 'l'}, {"amax differs %", 'r'}, {"stopped by", 'l'}};
+    cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
+    const json_t *rows = json_object_get(result, "ranks");
+    double bits = cli_real(json_array_get(rows, 0), "bits");
+    char *title = cli_printf("ranks that the rules choose at %s bits", cli_number(bits).text);
+    size_t i;
+    json_t *row;
+    json_array_foreach(rows, i, row) {
+        const char *method = cli_string(row, "method"), *reference = cli_string(row, "reference");
+        const json_t *agrees = json_object_get(row, "agrees");
+        int is_reference = method && reference && strcmp(method, reference) == 0;
+        cli_cell_text(table, row, "matrix");
+        cli_cell_text(table, row, "method");
+        cli_cell_count(table, row, "rank_r1flr");
+        cli_cell_count(table, row, "rank_best");
+        cli_cell_count(table, row, "cap");
+        cli_cell_significant(table, row, "amax_0");
+        cli_cell_significant(table, row, "amax_r1flr");
+        cli_cell(table, "%s", is_reference ? "reference" : json_is_true(agrees) ? "yes" : agrees ? "NO" : "");
+        cell_percent(table, row, "curve_difference", 2);
+        cell_bound(table, row);
+    }
+    if (cli_table_print(table, title, out)) fputc('\n', out);
+    free(title);
+}
+
+/* "ranks agree for 3 of 4 matrices; not for x" */
+static void agreement_line(const json_t *result, FILE *out) {
+    const json_t *agreement = json_object_get(result, "agreement"), *differ = json_object_get(agreement, "differ");
+    double matrices = cli_real(agreement, "matrices"), agree = cli_real(agreement, "agree");
+    size_t i;
+    json_t *name;
+    if (!(matrices > 0)) return;
+    fprintf(out, "ranks agree for %s of %s", cli_count(agree).text,
+            matrices == 1 ? "1 matrix" : cli_count(matrices).text);
+    if (matrices != 1) fputs(" matrices", out);
+    json_array_foreach(differ, i, name) {
+        char *text = cli_copy(json_is_string(name) ? json_string_value(name) : "?");
+        fprintf(out, "%s%s", i ? ", " : "; not for ", cli_clean(text));
+        free(text);
+    }
+    fputc('\n', out);
+}
+
+/* The routine behind each method, in the order of the rows. */
+static void routine_facts(cli_table *facts, const json_t *rows) {
+    size_t i, k;
+    json_t *row;
+    json_array_foreach(rows, i, row) {
+        const char *method = cli_string(row, "method"), *routine = cli_string(row, "routine");
+        for (k = 0; k < i; k++) {
+            const char *earlier = cli_string(json_array_get(rows, k), "method");
+            if (method && earlier && strcmp(method, earlier) == 0) break;
+        }
+        if (k == i && method && routine) cli_fact(facts, method, "%s", routine);
+    }
+}
+
+void cli_bench_sketch_show(const json_t *result, FILE *out) {
+    const json_t *rows = json_object_get(result, "rows");
+    size_t count = json_array_size(rows), first = 0;
+    int shown = some_failed(rows);
+    for (size_t i = 1; i <= count; i++) {
+        if (i < count && same_matrix(json_array_get(rows, i), json_array_get(rows, first))) continue;
+        sketch_table(rows, first, i, shown, out);
+        first = i;
+    }
+    rank_table(result, out);
     cli_table *facts = cli_facts_new();
+    routine_facts(facts, rows);
     machine_facts(facts, result);
-    cli_table_print(facts, NULL, out);
+    if (cli_table_print(facts, NULL, out)) fputc('\n', out);
+    agreement_line(result, out);
 }
 
 /* ---- bench ops --------------------------------------------------------------------------------------------------- */
