@@ -273,12 +273,15 @@ static void run_facts(cli_table *facts, const json_t *result) {
     double peak = cli_real(run, "peak_rss_bytes"), generate = cli_real(result, "generate_seconds");
     const char *shape = cli_string(result, "shape");
     if (shape)
-        cli_fact(facts, "shape", blocks < all ? "%s, %s of its %s (the rest is extrapolated)" : "%s, %s", shape,
-                 cli_plural(blocks, "block").text, cli_count(all).text);
+        cli_fact(facts, "shape",
+                 !(blocks < all) ? "%s, %s"
+                 : !isnan(model) ? "%s, %s of its %s (the rest is extrapolated)"
+                                 : "%s, %s of its %s",
+                 shape, cli_plural(blocks, "block").text, cli_count(all).text);
     if (!isnan(cli_real(result, "tokens"))) cli_fact(facts, "tokens", "%s", cli_count(cli_real(result, "tokens")).text);
     if (!isnan(over))
-        cli_fact(facts, "over the floor", isnan(model) ? "%.2f times" : "%.2f times, %.2f of the whole model", over,
-                 model);
+        cli_fact(facts, "over the floor",
+                 isnan(model) || !(blocks < all) ? "%.2f times" : "%.2f times, %.2f of the whole model", over, model);
     if (!isnan(peak)) cli_fact(facts, "host memory", "%s at the peak", cli_bytes(peak).text);
     if (!isnan(cli_real(run, "bits_per_weight")))
         cli_fact(facts, "bits/weight", "%s, mean rank %s", cli_fixed(cli_real(run, "bits_per_weight"), 4).text,
@@ -288,33 +291,104 @@ static void run_facts(cli_table *facts, const json_t *result) {
     plan_facts(facts, "plan, 24 GB card", json_object_get(result, "plan_24gb"));
 }
 
-void cli_bench_quantize_show(const json_t *result, FILE *out) {
-    static const cli_column columns[] = {{"phase", 'l'}, {"time", 'r'}, {"seconds", 'r'}, {"whole model, s", 'r'}};
+/* Whether a run stands for a model with more blocks: then the columns of the whole model say something. */
+static int is_part(const json_t *run) {
+    return cli_real(run, "blocks") < cli_real(run, "model_blocks");
+}
+
+static void phase_table(const json_t *result, FILE *out) {
+    static const cli_column columns[] = {
+        {"shape", 'l'},    {"phase", 'l'},          {"time", 'r'},        {"seconds", 'r'},      {"share %", 'r'},
+        {"floor, s", 'r'}, {"whole model, s", 'r'}, {"its share %", 'r'}, {"its floor, s", 'r'}, {"status", 'l'}};
     cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
+    const json_t *rows = json_object_get(result, "rows");
+    int shown = some_failed(rows), parts = 0;
     size_t i;
-    json_t *row;
-    json_array_foreach(json_object_get(result, "rows"), i, row) {
+    json_t *run, *row;
+    json_array_foreach(json_object_get(result, "runs"), i, run) parts |= is_part(run);
+    json_array_foreach(rows, i, row) {
+        const json_t *whole = parts ? row : NULL;
+        cli_cell_text(table, row, "shape");
         cli_cell_text(table, row, "phase");
         cell_duration(table, row, "seconds");
         cli_cell_fixed(table, row, "seconds", 3);
-        cli_cell_fixed(table, row, "seconds_model", 3);
+        cell_percent(table, row, "share", 1);
+        cli_cell_fixed(table, row, "floor", 3);
+        cli_cell_fixed(table, whole, "seconds_model", 3);
+        cell_percent(table, whole, "share_model", 1);
+        cli_cell_fixed(table, whole, "floor_model", 3);
+        cell_status(table, row, shown);
     }
     if (cli_table_print(table, NULL, out)) fputc('\n', out);
+}
+
+/* Several runs, a line each. */
+static void runs_table(const json_t *runs, FILE *out) {
+    static const cli_column columns[] = {{"shape", 'l'},       {"blocks", 'r'},      {"of", 'r'},
+                                         {"tokens", 'r'},      {"time", 'r'},        {"over the floor", 'r'},
+                                         {"whole model", 'r'}, {"bits/weight", 'r'}, {"mean rank", 'r'}};
+    cli_table *table = cli_table_new(columns, sizeof columns / sizeof columns[0]);
+    size_t i;
+    json_t *run;
+    json_array_foreach(runs, i, run) {
+        const json_t *quantize = json_object_get(run, "quantize");
+        cli_cell_text(table, run, "shape");
+        cli_cell_count(table, run, "blocks");
+        cli_cell_count(table, run, "model_blocks");
+        cli_cell_count(table, run, "tokens");
+        cell_duration(table, run, "seconds");
+        cli_cell_fixed(table, run, "over_floor", 2);
+        cell_duration(table, run, "seconds_model");
+        cli_cell_fixed(table, quantize, "bits_per_weight", 4);
+        cli_cell_fixed(table, quantize, "average_rank", 1);
+    }
+    if (cli_table_print(table, NULL, out)) fputc('\n', out);
+}
+
+void cli_bench_quantize_show(const json_t *result, FILE *out) {
+    const json_t *runs = json_object_get(result, "runs");
     cli_table *facts = cli_facts_new();
-    run_facts(facts, result);
+    size_t i;
+    json_t *run;
+    phase_table(result, out);
+    if (json_array_size(runs) > 1) {
+        runs_table(runs, out);
+        json_array_foreach(runs, i, run) {
+            const char *shape = cli_string(run, "shape");
+            plan_facts(facts, shape ? shape : "?", json_object_get(run, "plan"));
+            plan_facts(facts, "  24 GB card", json_object_get(run, "plan_24gb"));
+        }
+    } else {
+        run_facts(facts, result);
+    }
     machine_facts(facts, result);
     cli_table_print(facts, NULL, out);
 }
 
-void cli_bench_quantize_summary(const json_t *result, FILE *out) {
-    double seconds = cli_real(result, "seconds"), model = cli_real(result, "seconds_model");
-    const char *shape = cli_string(result, "shape");
-    fprintf(out, "%s: %s", shape ? shape : "?", cli_plural(cli_real(result, "blocks"), "block").text);
+/* One line of a run; one that failed says why. */
+static void run_summary(const json_t *run, FILE *out) {
+    double seconds = cli_real(run, "seconds"), model = cli_real(run, "seconds_model");
+    const char *shape = cli_string(run, "shape"), *error = cli_string(run, "error");
+    fprintf(out, "%s: ", shape ? shape : "?");
+    if (error)
+        fprintf(out, "%s", error);
+    else
+        fprintf(out, "%s", cli_plural(cli_real(run, "blocks"), "block").text);
     if (!isnan(seconds))
-        fprintf(out, " in %s, %.2f times the floor", cli_duration(seconds).text, cli_real(result, "over_floor"));
-    if (!isnan(model) && cli_real(result, "blocks") < cli_real(result, "model_blocks"))
-        fprintf(out, "; the whole model, extrapolated: %s", cli_duration(model).text);
+        fprintf(out, " in %s, %.2f times the floor", cli_duration(seconds).text, cli_real(run, "over_floor"));
+    if (!isnan(model) && is_part(run)) fprintf(out, "; the whole model, extrapolated: %s", cli_duration(model).text);
     fputc('\n', out);
+}
+
+void cli_bench_quantize_summary(const json_t *result, FILE *out) {
+    const json_t *runs = json_object_get(result, "runs");
+    size_t i;
+    json_t *run;
+    if (json_array_size(runs) < 2) {
+        run_summary(result, out);
+        return;
+    }
+    json_array_foreach(runs, i, run) run_summary(run, out);
 }
 
 /* ---- bench methods ----------------------------------------------------------------------------------------------- */

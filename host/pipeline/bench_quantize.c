@@ -446,6 +446,7 @@ static json_t *whole_result(const bench *b) {
     json_t *result = flrq_bench_provenance(b->params, b->backend, &b->device);
     json_t *only = json_array_size(b->runs) == 1 ? json_array_get(b->runs, 0) : NULL;
     if (b->limits.copy > 0) json_object_set_new(result, "limits", flrq_bench_limits_json(&b->limits));
+    json_object_set_new(result, "precision", json_string(b->fast ? "fast" : "full"));
     if (only) json_object_update(result, only);
     json_object_set(result, "rows", b->rows);
     json_object_set(result, "runs", b->runs);
