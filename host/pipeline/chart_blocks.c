@@ -55,7 +55,7 @@ static heat_layout heat_layout_make(const flrq_heat_map *map) {
     h.left = CHART_EDGE + names_width(map->row_names, map->rows, CHART_TICK) + 8;
     h.top = chart_heading_height(map->title, map->note, CHART_WIDTH) + 30;
     h.wide = map->cols ? fmin((CHART_WIDTH - CHART_EDGE - h.left) / (double)map->cols, CELL) : CELL;
-    h.numbers = h.high >= 16 && widest + 4 <= h.wide;
+    h.numbers = h.high >= 16 && widest + 8 <= h.wide;
     return h;
 }
 
@@ -71,7 +71,8 @@ static void put_heat_scale(FILE *out, const flrq_heat_map *map, const heat_layou
     chart_put_text(out, x, y + 10, "", CHART_TICK, 100, low.text);
     x += chart_text_width(low.text, CHART_TICK) + 6;
     for (int i = 0; i < STEPS; i++) {
-        fprintf(out, "<path d=\"M%.2f,%.2fh%dv12h-%dz\" fill=\"", x + i * STEP, y, STEP, STEP);
+        int lap = i < STEPS - 1; /* reaches below the next: no seams */
+        fprintf(out, "<path d=\"M%.2f,%.2fh%dv12h-%dz\" fill=\"", x + i * STEP, y, STEP + lap, STEP + lap);
         put_shade(out, h->high_value > h->low ? (double)i / (STEPS - 1) : 0.5);
         fputs("\"/>", out);
     }
@@ -158,6 +159,14 @@ static double bar_total(const flrq_bars *bars, size_t i) {
     return total;
 }
 
+/* Totals with as many decimals as give the largest four digits, so that they compare by their length. */
+static chart_number total_text(double total, double largest) {
+    chart_number n = chart_value(total, 4);
+    if (largest >= 1e-3 && largest < 1e6)
+        snprintf(n.text, sizeof n.text, "%.*f", (int)fmax(0, 3 - floor(log10(largest))), total);
+    return n;
+}
+
 static void put_bar_swatch(FILE *out, size_t i, double x, double y, const void *user) {
     (void)user;
     fprintf(out, "<rect x=\"%.2f\" y=\"%.2f\" width=\"14\" height=\"12\" fill=\"%s\"/>", x - 3, y - 6, chart_colour(i));
@@ -169,7 +178,7 @@ static double put_bar_legend(FILE *out, const flrq_bars *bars, double y) {
                         NULL);
 }
 
-static void put_bar(FILE *out, const flrq_bars *bars, const chart_scale *x, size_t i, double y) {
+static void put_bar(FILE *out, const flrq_bars *bars, const chart_scale *x, size_t i, double y, double largest) {
     enum { BAR = 18 };
     double sum = 0;
     const char *name = bars->names ? bars->names[i] : NULL;
@@ -191,19 +200,20 @@ static void put_bar(FILE *out, const flrq_bars *bars, const chart_scale *x, size
         fputs("</title></rect>\n", out);
     }
     chart_put_text(out, chart_at(x, sum) + 6, y + BAR / 2.0 + 4, "class=\"total\"", CHART_TICK, 120,
-                   chart_value(sum, 4).text);
+                   total_text(sum, largest).text);
 }
 
 void flrq_chart_bars(FILE *out, const flrq_bars *bars) {
     enum { PITCH = 26 };
     const flrq_chart_axis axis = {.label = bars->unit};
     chart_range range = {.whole = false};
-    double totals = 0, left = CHART_EDGE + names_width(bars->names, bars->count, CHART_TICK) + 10;
+    double totals = 0, largest = 0, left = CHART_EDGE + names_width(bars->names, bars->count, CHART_TICK) + 10;
     double heading = chart_heading_height(bars->title, bars->note, CHART_WIDTH);
     double top = heading + put_bar_legend(NULL, bars, heading) + 4, bottom = top + (double)bars->count * PITCH;
+    for (size_t i = 0; i < bars->count; i++) largest = fmax(largest, bar_total(bars, i));
     for (size_t i = 0; i < bars->count; i++) {
         double total = bar_total(bars, i);
-        totals = fmax(totals, chart_text_width(chart_value(total, 4).text, CHART_TICK));
+        totals = fmax(totals, chart_text_width(total_text(total, largest).text, CHART_TICK));
         if (total > 0) chart_range_add(&range, total);
     }
     if (range.any) chart_range_add(&range, 0);
@@ -221,7 +231,7 @@ void flrq_chart_bars(FILE *out, const flrq_bars *bars) {
             fprintf(out, "<text x=\"%.2f\" y=\"%.2f\">%s</text>\n", chart_at(&x, x.tick[i]), bottom + 15,
                     x.text[i].text);
         fputs("</g>\n", out);
-        for (size_t i = 0; i < bars->count; i++) put_bar(out, bars, &x, i, top + (double)i * PITCH + 4);
+        for (size_t i = 0; i < bars->count; i++) put_bar(out, bars, &x, i, top + (double)i * PITCH + 4, largest);
         fprintf(out, "<path stroke=\"" CHART_FRAME "\" d=\"M%.2f,%.2fV%.2f\"/>\n", left, top, bottom);
         chart_put_text(out, (left + x.to) / 2, bottom + 33, "text-anchor=\"middle\"", CHART_FONT, x.to - left,
                        bars->unit);

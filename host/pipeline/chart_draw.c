@@ -296,20 +296,27 @@ const char *chart_colour(size_t i) {
 double chart_legend(FILE *out, double left, double right, double y, const char *const *names, size_t count,
                     void (*swatch)(FILE *out, size_t i, double x, double y, const void *user), const void *user) {
     enum { SAMPLE = 22, GAP = 6, APART = 18, ROW = 19 };
-    double x = left, top = y, height = 0;
+    double x = left, top = y, height = 0, all = 0, widest = 0, room = right - left - SAMPLE - GAP;
     for (size_t i = 0; i < count; i++) {
-        if (!names[i] || !*names[i]) continue;
-        double wide = fmin(SAMPLE + GAP + chart_text_width(names[i], CHART_FONT), right - left);
-        if (x > left && x + wide > right) {
+        double name = fmin(chart_text_width(names[i], CHART_FONT), room);
+        if (name <= 0) continue;
+        all += SAMPLE + GAP + name + APART;
+        widest = fmax(widest, SAMPLE + GAP + name + APART);
+    }
+    bool columns = all - APART > right - left; /* several rows: entries stand below each other */
+    for (size_t i = 0; i < count; i++) {
+        double name = fmin(chart_text_width(names[i], CHART_FONT), room);
+        double wide = columns ? widest : SAMPLE + GAP + name + APART;
+        if (name <= 0) continue;
+        if (x > left && x + wide - APART > right) {
             x = left;
             y += ROW;
         }
         if (out) {
             swatch(out, i, x + SAMPLE / 2.0, y + ROW / 2.0, user);
-            chart_put_text(out, x + SAMPLE + GAP, y + ROW / 2.0 + 4, "", CHART_FONT, right - x - SAMPLE - GAP,
-                           names[i]);
+            chart_put_text(out, x + SAMPLE + GAP, y + ROW / 2.0 + 4, "", CHART_FONT, name, names[i]);
         }
-        x += wide + APART;
+        x += wide;
         height = y + ROW - top;
     }
     return height > 0 ? height + 5 : 0;

@@ -213,7 +213,8 @@ static void put_label(FILE *out, plot *p, double x, double y, const char *text) 
 
 static void put_labels(FILE *out, plot *p) {
     keep_marks_free(p);
-    fputs("<g class=\"labels\" stroke-linejoin=\"round\">\n", out);
+    fputs("<g class=\"labels\" stroke=\"#fff\" stroke-width=\"3\" stroke-linejoin=\"round\" paint-order=\"stroke\">\n",
+          out);
     for (size_t i = 0; i < p->chart->count; i++) {
         const flrq_chart_series *s = &p->chart->series[i];
         for (size_t k = 0; s->labels && k < s->count; k++)

@@ -37,6 +37,14 @@ static void format_count(report_number *n, double value) {
     n->text[at] = '\0';
 }
 
+static void format_large(report_number *n, double value) {
+    if (fabs(value) < 1e6)
+        format_count(n, value);
+    else
+        snprintf(n->text, sizeof n->text, "%.3g %s", value / (fabs(value) < 999.95e6 ? 1e6 : 1e9),
+                 fabs(value) < 999.95e6 ? "million" : "billion");
+}
+
 static void format_bytes(report_number *n, double value) {
     static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
     size_t unit = 0;
@@ -68,6 +76,9 @@ report_number report_format(report_form form, double value) {
     case REPORT_COUNT:
         format_count(&n, value);
         break;
+    case REPORT_LARGE:
+        format_large(&n, value);
+        break;
     case REPORT_FIXED1:
         snprintf(n.text, sizeof n.text, "%.1f", value);
         break;
@@ -75,14 +86,16 @@ report_number report_format(report_form form, double value) {
         snprintf(n.text, sizeof n.text, "%.4f", value);
         break;
     case REPORT_DIGITS:
-        snprintf(n.text, sizeof n.text, "%#.4g", value);
-        if (value == 0) snprintf(n.text, sizeof n.text, "0");
+        snprintf(n.text, sizeof n.text, value == 0 || fabs(value) >= 999.95 ? "%.4g" : "%#.4g", value);
+        break;
+    case REPORT_SHORT:
+        snprintf(n.text, sizeof n.text, "%.3g", value);
         break;
     case REPORT_PERCENT:
         snprintf(n.text, sizeof n.text, "%.1f %%", 100 * value);
         break;
     case REPORT_CHANGE:
-        snprintf(n.text, sizeof n.text, "%+.1f %%", 100 * value);
+        snprintf(n.text, sizeof n.text, "%s%.1f %%", value < 0 ? "\xe2\x88\x92" : "+", 100 * fabs(value));
         break;
     case REPORT_BYTES:
         format_bytes(&n, value);
@@ -159,19 +172,21 @@ static const char style[] =
     "a{color:#0a5a91;text-decoration:none}a:hover,a:focus{text-decoration:underline}\n"
     ".soft{color:var(--soft)}.sub{color:var(--soft);margin:.35rem 0 0;max-width:none;overflow-wrap:anywhere}\n"
     "nav{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:1.1rem 0 1.4rem;font-size:.92rem}\n"
-    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:1px;margin:0 0 1.2rem;"
-    "background:var(--line);border:1px solid var(--line);border-radius:8px;overflow:hidden}\n"
-    ".tiles div{background:#fff;padding:.85rem 1rem .95rem}\n"
+    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(10.5rem,1fr));gap:1px;margin:0 0 1.2rem;"
+    "border:1px solid var(--line);border-radius:8px;overflow:hidden}\n"
+    ".tiles div{box-shadow:0 0 0 1px var(--line);padding:.85rem 1rem .95rem}\n"
     ".tiles dt{font-size:.82rem;color:var(--soft)}.tiles dd{margin:0;font-size:.82rem;color:var(--soft)}\n"
     ".tiles "
-    ".n{display:block;color:var(--ink);font-size:1.65rem;line-height:1.35;font-weight:600;letter-spacing:-.01em}\n"
+    ".n{display:block;color:var(--ink);font-size:1.4rem;line-height:1.45;font-weight:600;letter-spacing:-.01em}\n"
+    ".u{display:inline-block;max-width:100%}\n"
     "data{font-variant-numeric:tabular-nums}\n"
     "pre{margin:.3rem 0 0;padding:.7rem .9rem;background:var(--tint);border:1px solid var(--line);border-radius:6px;"
     "white-space:pre-wrap;overflow-wrap:anywhere;"
     "font:.84rem/1.55 ui-monospace,SFMono-Regular,Menlo,Consolas,\"DejaVu Sans Mono\",monospace}\n"
-    "figure{margin:1rem 0 .5rem}figure svg{display:block;width:100%;max-width:54rem!important}\n"
+    "figure{margin:1rem 0 .5rem}.wide{margin-left:-.9rem}figure "
+    "svg{display:block;width:100%;max-width:54rem!important}\n"
     ".panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,19rem),1fr));gap:.5rem 1rem;"
-    "margin:1rem 0 .5rem}\n"
+    "margin:1rem 0 .5rem -.7rem}\n"
     ".panels figure{margin:0}\n"
     ".scroll{overflow-x:auto;margin:.5rem 0}\n"
     "table{border-collapse:collapse;font-size:.85rem;line-height:1.4;font-variant-numeric:tabular-nums}\n"

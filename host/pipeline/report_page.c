@@ -179,8 +179,9 @@ static void put_bits_tile(FILE *out, const json_t *report) {
     for (int i = 0; i < FLRQ_REPORT_PARTS; i++) {
         double part = report_real(parts, keys[i]);
         if (!(part > 0)) continue;
-        fprintf(out, "%s%s ", first ? "" : ", ", report_parts[i]);
-        report_data(out, REPORT_DIGITS, part);
+        fprintf(out, "%s<span class=\"u\">%s ", first ? "" : " + ", report_parts[i]);
+        report_data(out, REPORT_SHORT, part);
+        fputs("</span>", out);
         first = false;
     }
     tile_end(out);
@@ -197,10 +198,12 @@ static void put_tiles(FILE *out, const json_t *report) {
     if (!isnan(error)) {
         tile_begin(out, "mean error", REPORT_DIGITS, error);
         if (!isnan(nearest)) {
-            fputs("round to nearest ", out);
+            fputs("<span class=\"u\">nearest ", out);
             report_data(out, REPORT_DIGITS, nearest);
+            fputs("</span>", out);
         }
-        if (nearest > 0) fprintf(out, " (%s)", report_format(REPORT_CHANGE, error / nearest - 1).text);
+        if (nearest > 0)
+            fprintf(out, " <span class=\"u\">(%s)</span>", report_format(REPORT_CHANGE, error / nearest - 1).text);
         tile_end(out);
     }
     if (!isnan(rank)) {
@@ -212,7 +215,7 @@ static void put_tiles(FILE *out, const json_t *report) {
         tile_end(out);
     }
     if (!isnan(weights)) {
-        tile_begin(out, "weights", REPORT_COUNT, weights);
+        tile_begin(out, "weights", REPORT_LARGE, weights);
         fprintf(out, "%zu matrices in %zu layers", matrices, blocks);
         tile_end(out);
     }
@@ -239,6 +242,15 @@ static void fact_text(FILE *out, const char *label, const char *text) {
     if (!text) return;
     fact_begin(out, label);
     flrq_chart_text(out, text);
+    fact_end(out);
+}
+
+static void put_weights(FILE *out, const json_t *report) {
+    double weights = report_real(report, "weights");
+    if (isnan(weights)) return;
+    fact_begin(out, "weights");
+    fprintf(out, "%s in %zu matrices", report_format(REPORT_COUNT, weights).text,
+            json_array_size(json_object_get(report, "matrices")));
     fact_end(out);
 }
 
@@ -310,6 +322,7 @@ static void put_facts(FILE *out, const json_t *report) {
     fputs("<h2 id=\"facts\">Facts</h2>\n<div class=\"scroll\"><table class=\"facts\"><tbody>\n", out);
     fact_text(out, "model", report_text(report, "model"));
     fact_text(out, "output folder", report_text(report, "out"));
+    put_weights(out, report);
     put_calibration(out, report);
     if (report_real(device, "workers") > 1) fact_text(out, "workers joined by", report_text(device, "joined_by"));
     put_memory(out, report);
@@ -320,7 +333,7 @@ static void put_facts(FILE *out, const json_t *report) {
         fact_end(out);
     }
     if (!isnan(copied)) {
-        fact_begin(out, "tensors copied as they are");
+        fact_begin(out, "tensors copied");
         fputs(report_format(REPORT_COUNT, copied).text, out);
         fact_end(out);
     }
@@ -343,7 +356,19 @@ static void put_nav(FILE *out, const report_view *v) {
     fputs("</nav>\n", out);
 }
 
-static void put_page(FILE *out, const report_view *v, const char *model, const char *command) {
+/* Lines break between options rather than within one. */
+static void put_command(FILE *out, char *command) {
+    fputs("<pre><code><span class=\"u\">", out);
+    for (char *next; (next = strstr(command, " -")); command = next + 1) {
+        *next = '\0';
+        flrq_chart_text(out, command);
+        fputs("</span> <span class=\"u\">", out);
+    }
+    flrq_chart_text(out, command);
+    fputs("</span></code></pre>\n", out);
+}
+
+static void put_page(FILE *out, const report_view *v, const char *model, char *command) {
     const json_t *report = v->report;
     report_head(out, model);
     fputs("<header>\n<h1>", out);
@@ -353,9 +378,7 @@ static void put_page(FILE *out, const report_view *v, const char *model, const c
     put_nav(out, v);
     put_tiles(out, report);
     if (command) {
-        fputs("<pre><code>", out);
-        flrq_chart_text(out, command);
-        fputs("</code></pre>\n", out);
+        put_command(out, command);
     }
     fputs("</header>\n<main>\n", out);
     put_facts(out, report);

@@ -34,9 +34,11 @@ extern const char *const report_parts[];
 /** How a number is written. NaN is a dash everywhere. */
 typedef enum report_form {
     REPORT_COUNT,   /* "6,738,415,616" */
+    REPORT_LARGE,   /* "6.74 billion" */
     REPORT_FIXED1,  /* "12.3" */
     REPORT_FIXED4,  /* "4.2531" */
     REPORT_DIGITS,  /* four significant digits: "0.03124" */
+    REPORT_SHORT,   /* up to three: "0.031" */
     REPORT_PERCENT, /* of a fraction: "12.3 %" */
     REPORT_CHANGE,  /* the same with a sign: "-12.3 %" */
     REPORT_BYTES,   /* "3.2 GB", powers of 1000 */

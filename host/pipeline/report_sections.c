@@ -248,7 +248,7 @@ static void put_block_seconds(FILE *out, const report_view *v) {
 
 static void put_blocks_table(FILE *out, const report_view *v) {
     static const char *const columns[] = {"layer",  "bits per weight", "rank min", "rank mean",     "rank max",
-                                          "before", "after",           "seconds",  "<worst matrix", "its error"};
+                                          "before", "after",           "time",     "<worst matrix", "its error"};
     size_t i;
     json_t *block;
     report_table(out, columns, sizeof columns / sizeof *columns);
@@ -270,7 +270,7 @@ static void put_blocks_table(FILE *out, const report_view *v) {
 
 static void put_time(FILE *out, const report_view *v) {
     enum { PHASES = 32 };
-    static const char *const columns[] = {"<phase", "seconds", "share"};
+    static const char *const columns[] = {"<phase", "time", "share"};
     char labels[PHASES][112];
     const char *names[PHASES], *phase;
     double seconds[PHASES], total = 0, resumed = report_real(v->report, "resumed_blocks");
@@ -287,7 +287,7 @@ static void put_time(FILE *out, const report_view *v) {
     }
     if (resumed > 0)
         fprintf(out,
-                "<p>The phases are those of the process that ended the run; %s of the blocks were done by earlier "
+                "<p>The phases are those of the process that ended the run; %s of the layers were done by earlier "
                 "ones.</p>\n",
                 report_format(REPORT_COUNT, resumed).text);
     fputs("<figure class=\"wide\">", out);
