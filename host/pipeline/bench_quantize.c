@@ -387,12 +387,14 @@ static flrq_status draw(const bench *b) {
     char **owned = calloc(runs, sizeof *owned), *note = NULL;
     double *values = NULL;
     int extrapolated = 0, all_known = 1;
+    double tokens = 0;
     json_t *one, *row;
     flrq_status status = FLRQ_OK;
     if (!names || !owned) FLRQ_GOTO(flrq_fail_memory(0, "a figure"));
     json_array_foreach(b->runs, i, one) {
         size_t rows = json_array_size(json_object_get(one, "rows"));
         if (rows == 0) continue;
+        tokens = number(one, "tokens");
         parts = rows - 1; /* the total is no part; all runs have the same phases */
         extrapolated |= number(one, "blocks") < number(one, "model_blocks");
         all_known &= json_is_real(json_object_get(one, "seconds_model"));
@@ -418,16 +420,16 @@ static flrq_status draw(const bench *b) {
         names[bars++] = name;
         names[bars++] = owned[i];
     }
-    if (asprintf(&note, "%s, %s precision, %lld calibration segments", b->device.name, b->fast ? "fast" : "full",
-                 (long long)b->config->calib_samples) < 0) {
+    if (asprintf(&note, "%s; %s precision, %.0f calibration tokens", b->device.name, b->fast ? "fast" : "full",
+                 tokens) < 0) {
         note = NULL;
         FLRQ_GOTO(flrq_fail_memory(0, "a figure"));
     }
-    char title[128] = "Time of a whole quantize run by phase, and its floor";
+    char title[128] = "Quantize run by phase, and its floor";
     if (extrapolated)
         snprintf(title, sizeof title,
-                 all_known ? "Time of a quantize run by phase and its floor, whole model extrapolated from %lld blocks"
-                           : "Time of a quantize run by phase and its floor, first %lld block of the model",
+                 all_known ? "Quantize run by phase, whole model extrapolated from %lld blocks"
+                           : "Quantize run by phase, %lld block of the model",
                  (long long)b->config->blocks);
     status = flrq_bench_figure_bars(&b->files, "phases",
                                     &(flrq_bars){title, note, unit, bars, parts, names, part_names, values});
