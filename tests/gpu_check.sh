@@ -6,8 +6,8 @@
 #
 # Builds the CUDA plugin for the present device, runs the op cases and the end-to-end test on it, compute-sanitizer on
 # small cases, and the benches. A failing step does not stop the later ones; each has a time limit of its own and all of
-# them together BUDGET seconds (default 530). OUTDIR gets summary.txt, log.txt and the tables as CSV, never more than
-# eight files, none in a folder. Exit code: the number of failed steps.
+# them together BUDGET seconds (default 530). OUTDIR gets summary.txt, log.txt and results.tar.gz, which
+# belongs unpacked into bench/results/<device>. Exit code: the number of failed steps.
 #
 # The machine needs nvcc, gcc and make. Where CMake and the libraries' headers are missing as well, pack them on a
 # machine that has them: `--pack` puts the built programs and their libraries (not the system's own) into one archive,
@@ -135,36 +135,39 @@ step_memcheck() { sanitize memcheck --leak-check no; }
 step_racecheck() { sanitize racecheck; }
 step_initcheck() { sanitize initcheck; }
 
+# Results of the benches: tables, figures and JSON, which main() packs into one file.
+results=${work:-}/results
+
 step_bench_ops() {
-    flrq bench ops --device "$device" --csv "$out/bench-ops.csv" "${bench_ops[@]}" 2>/dev/null
+    flrq bench ops --device "$device" -o "$results" "${bench_ops[@]}" 2>/dev/null
 }
 
+# PyTorch's SVDs on the same matrices in the same run, where there is a PyTorch.
 step_bench_sketch() {
-    flrq bench sketch --device "$device" --csv "$out/bench-sketch.csv" --dump "$work/matrices" "${bench_sketch[@]}" 2>/dev/null
-}
-
-step_torch() {
-    python3 -c 'import torch' 2>/dev/null || { echo "no PyTorch here"; return 0; }
-    python3 bench/torch_sketch.py "$work/matrices" --csv "$out/torch-sketch.csv" --ranks "$ranks" || [ $? -eq 77 ]
-}
-
-# bench_run SHAPE OPTION...: the shape's phases go to the CSV with the shape in front.
-bench_run() {
-    local shape=$1 code
-    shift
-    flrq bench quantize --device "$device" --shape "$shape" --scratch "$work" --csv "$work/run.csv" "$@" 2>"$work/run.log"
-    code=$?
-    if [ $code -ne 0 ]; then
-        tail -n 5 "$work/run.log"
-        return $code
+    if python3 -c 'import torch' 2>/dev/null; then
+        python3 bench/peers.py sketch --flrq "$bin/flrq" --device "$device" -o "$results" "${bench_peers[@]}" || return
     fi
-    [ -s "$out/bench-quantize.csv" ] || sed -n '1s/^/shape,options,/p' "$work/run.csv" >"$out/bench-quantize.csv"
-    sed "1d;s/^/$shape,$*,/" "$work/run.csv" >>"$out/bench-quantize.csv"
+    flrq bench sketch --device "$device" -o "$results" "${bench_sketch[@]}" 2>/dev/null
 }
 
-step_quantize_7b() { bench_run "${shapes[0]}" "${run_small[@]}"; }
-step_quantize_8b() { bench_run "${shapes[1]}" "${run_small[@]}"; }
-step_quantize_70b() { bench_run "${shapes[2]}" "${run_large[@]}"; }
+step_bench_methods() {
+    flrq bench methods "$model" --device "$device" -o "$results" --scratch "$work" --calib "$model/calib.txt" \
+        --text "$model/eval.txt" --doc-sep '\n' "${bench_methods[@]}" 2>/dev/null
+}
+
+# bench_run NAME SHAPE OPTION...
+bench_run() {
+    local name=$1 shape=$2 code
+    shift 2
+    flrq bench quantize --device "$device" --shape "$shape" --scratch "$work" -o "$results" --name "$name" "$@" 2>"$work/run.log"
+    code=$?
+    [ $code -eq 0 ] || tail -n 5 "$work/run.log"
+    return $code
+}
+
+step_quantize_7b() { bench_run quantize-7b "${shapes[0]}" "${run_small[@]}"; }
+step_quantize_8b() { bench_run quantize-8b "${shapes[1]}" "${run_small[@]}"; }
+step_quantize_70b() { bench_run quantize-70b "${shapes[2]}" "${run_large[@]}"; }
 
 step_plan() {
     local shape
@@ -175,21 +178,24 @@ step_plan() {
 
 # ---- settings --------------------------------------------------------------------------------------------------------
 # Names with their limits in seconds, what is wanted most first.
-steps="machine:20 build:150 devices:60 ops:90 nccl:60 e2e:90 bench_ops:90 quantize_7b:90 bench_sketch:90 memcheck:75 racecheck:60
-initcheck:60 quantize_70b:90 quantize_8b:60 torch:60 plan:30"
+steps="machine:20 build:150 devices:60 ops:90 nccl:60 e2e:90 bench_ops:90 quantize_7b:90 bench_sketch:120 memcheck:75 racecheck:60
+initcheck:60 quantize_70b:90 bench_methods:90 quantize_8b:60 plan:30"
 settings() {
     declare -gA ops_filter=()
-    ranks=32,128
+    model=tests/data/tinylm
     if [ "$device" = cudasim ]; then
         bench_ops=(--only "gram 4096x40" --seconds 0.01)
         bench_sketch=(--shapes "192x128,128x192" --ranks 8 --repeats 1)
-        ranks=8
+        bench_peers=(--shapes "192x128" --ranks 8 --repeats 1)
+        bench_methods=(--bits 3 --methods clip,rtn --ctx 64 --calib-samples 2 --calib-len 64 --error-sketch 32)
         shapes=(tiny tiny tiny)
         run_small=(--blocks 2 --calib-samples 2 --calib-len 64 --epochs 1 --error-sketch 32)
         run_large=("${run_small[@]}")
     else
         bench_ops=(--full --seconds 0.2)
-        bench_sketch=(--shapes "4096x4096,11008x4096,28672x8192" --ranks "$ranks" --repeats 5)
+        bench_sketch=(--shapes "4096x4096,11008x4096,28672x8192" --ranks 32,128 --repeats 5)
+        bench_peers=(--shapes "4096x4096,11008x4096" --ranks 32,128 --repeats 5)
+        bench_methods=(--ctx 256 --calib-samples 64 --calib-len 256 --repeats 3)
         shapes=(llama2-7b llama3-8b llama2-70b)
         run_small=(--blocks 4)
         run_large=(--blocks 2)
@@ -256,6 +262,7 @@ main() {
             tail -n 8 "$out/log.txt" | cut -c 1-300 | sed 's/^/    /'
         fi
     done
+    [ ! -d "$work/results" ] || tar -C "$work" -czf "$out/results.tar.gz" results
     printf '%s failed, %s s in all\n' "$failed" "$((SECONDS - begun))" | tee -a "$out/summary.txt"
     exit "$failed"
 }
