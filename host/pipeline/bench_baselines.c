@@ -13,6 +13,10 @@
 
 const char *const flrq_bench_method_names[FLRQ_BENCH_METHODS] = {"block", "r1", "rsvd", "svd", "svdj"};
 
+static int on_cpu(const flrq_backend *be) {
+    return strncmp(be->name, "cpu", 3) == 0;
+}
+
 const char *flrq_bench_routine(const flrq_backend *be, flrq_bench_method method) {
     enum { CPU, REFERENCE, CUDA, CUDASIM, KINDS };
     static const char *const backends[KINDS] = {"cpu", "cpu-ref", "cuda", "cudasim"};
@@ -26,6 +30,18 @@ const char *flrq_bench_routine(const flrq_backend *be, flrq_bench_method method)
     for (int i = 0; i < KINDS; i++)
         if (strcmp(be->name, backends[i]) == 0) return libraries[i][method - FLRQ_BENCH_RSVD];
     return NULL;
+}
+
+void flrq_bench_baseline_check(const flrq_backend *be, const flrq_device_info *device, flrq_reporter *reporter) {
+    int wide = strcmp(device->instruction_set, "avx512") == 0;
+    /* Prescott is what OpenBLAS takes for a processor that is newer than itself. */
+    if (!on_cpu(be) || !strstr(device->libraries, "Prescott")) return;
+    if (!wide && strcmp(device->instruction_set, "avx2") != 0) return;
+    flrq_notice(
+        reporter,
+        "OpenBLAS runs the kernels of a 2004 processor (Prescott), which makes the library's SVDs several times "
+        "slower than they can be here; OPENBLAS_CORETYPE=%s in the environment names newer ones",
+        wide ? "SkylakeX" : "Haswell");
 }
 
 /* What a LAPACKE call said, as a status. */
@@ -87,18 +103,17 @@ out:
 
 flrq_status flrq_bench_baseline_run(flrq_backend *be, const flrq_bench_baseline *o, float *d_a, int64_t m, int64_t n,
                                     float *d_u, float *d_s, float *d_vt) {
-    int on_cpu = strncmp(be->name, "cpu", 3) == 0;
     flrq_status status;
-    if (!flrq_bench_routine(be, o->method))
+    if (!flrq_bench_routine(be, o->method) || (o->method == FLRQ_BENCH_RSVD && !on_cpu(be) && !be->rsvd))
         return flrq_fail(FLRQ_ERR_UNSUPPORTED, "%s has no %s", be->name, flrq_bench_method_names[o->method]);
-    if (on_cpu) openblas_set_num_threads(o->threads);
-    if (o->method == FLRQ_BENCH_RSVD && on_cpu)
+    if (on_cpu(be)) openblas_set_num_threads(o->threads);
+    if (o->method == FLRQ_BENCH_RSVD && on_cpu(be))
         status = randomized_svd(be, o, d_a, m, n, d_u, d_s, d_vt);
     else if (o->method == FLRQ_BENCH_RSVD)
         status = be->rsvd(be, d_a, m, n, o->rank, o->oversample, o->iterations, d_u, d_s, d_vt);
     else
         status =
             be->svd(be, o->method == FLRQ_BENCH_SVDJ ? FLRQ_SVD_JACOBI : FLRQ_SVD_DEFAULT, d_a, m, n, d_u, d_s, d_vt);
-    if (on_cpu) openblas_set_num_threads(1);
+    if (on_cpu(be)) openblas_set_num_threads(1);
     return status;
 }

@@ -588,6 +588,7 @@ flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *repo
     if (c->dump) FLRQ_GOTO(flrq_dir_make(c->dump));
     FLRQ_GOTO(flrq_backend_open(&b.be, c->device, (int)c->threads));
     FLRQ_GOTO(b.be->info(b.be, &b.device));
+    flrq_bench_baseline_check(b.be, &b.device, reporter);
     b.precision =
         b.device.separate_memory && c->precision != PRECISION_FULL ? FLRQ_PRECISION_FAST : FLRQ_PRECISION_FULL;
     for (size_t i = 0; i < b.sources.count; i++) FLRQ_GOTO(run_source(&b, i));

@@ -21,6 +21,9 @@ extern const char *const flrq_bench_method_names[FLRQ_BENCH_METHODS];
 /** What really runs on the backend: "LAPACK gesdd". NULL where it has no such method. (bench_baselines.c) */
 const char *flrq_bench_routine(const flrq_backend *be, flrq_bench_method method);
 
+/** Notices an OpenBLAS that runs old kernels on a new processor, which every speed-up over it would be taken for. */
+void flrq_bench_baseline_check(const flrq_backend *be, const flrq_device_info *device, flrq_reporter *reporter);
+
 /** How the libraries' SVDs run. */
 typedef struct flrq_bench_baseline {
     flrq_bench_method method; /* RSVD, SVD or SVDJ */

@@ -9,8 +9,8 @@
 #include <string.h>
 
 enum { MAX_FIGURES = 12, RULES = 2 };
-/* What is nearer to the optimum than this, in per cent, is there but for rounding, and drawn here. */
-static const double least_excess = 1e-4;
+/* What is nearer to the optimum than this, in per cent, is drawn here. */
+static const double least_excess = 1e-3;
 
 /* A curve of a method, or the points of a rule; all rows of a matrix fit. */
 typedef struct curve {
@@ -41,6 +41,22 @@ static void curve_add(curve *c, double x, double y, int64_t label) {
     c->x[i] = x, c->y[i] = y;
     snprintf(c->text[i], sizeof c->text[i], "%lld", (long long)label);
     c->labels[i] = label < 0 ? NULL : c->text[i];
+}
+
+/* A point on the last one, where an exact SVD has all its ranks, shares its mark. */
+static void curve_add_rank(curve *c, double x, double y, int64_t rank) {
+    size_t last = c->count - 1;
+    if (c->count && c->x[last] == x && c->y[last] == y)
+        snprintf(c->text[last], sizeof c->text[last], "all ranks");
+    else
+        curve_add(c, x, y, rank);
+}
+
+/* The mark of a chosen rank; its number where no other method has the same. */
+static void curve_add_choice(curve *c, int64_t rank, double y) {
+    bool seen = false;
+    for (size_t i = 0; i < c->count; i++) seen = seen || c->x[i] == (double)rank;
+    curve_add(c, (double)rank, y, seen ? -1 : rank);
 }
 
 static double real_of(const json_t *object, const char *key) {
@@ -75,11 +91,8 @@ static flrq_status draw_amax(const flrq_bench_files *files, const json_t *result
                 !is(choice, "method", json_string_value(json_object_get(row, "method"))))
                 continue;
             for (int k = 0; k < RULES; k++) {
-                curve *points = &curve_of[FLRQ_BENCH_METHODS + k];
-                int64_t rank = (int64_t)real_of(choice, rules[k]);
-                /* Where methods agree one number is enough. */
-                int first = points->count == 0 || points->x[points->count - 1] != (double)rank;
-                if ((double)rank == r) curve_add(points, r, amax, first ? rank : -1);
+                if (real_of(choice, rules[k]) == r)
+                    curve_add_choice(&curve_of[FLRQ_BENCH_METHODS + k], (int64_t)r, amax);
             }
         }
     }
@@ -127,7 +140,7 @@ static flrq_status draw_seconds(const flrq_bench_files *files, const json_t *res
             continue;
         for (int k = 0; k < FLRQ_BENCH_METHODS; k++)
             if (is(row, "method", flrq_bench_method_names[k]))
-                curve_add(&curve_of[k], seconds, y, (int64_t)real_of(row, "rank"));
+                curve_add_rank(&curve_of[k], seconds, y, (int64_t)real_of(row, "rank"));
     }
     for (int k = 0; k < FLRQ_BENCH_METHODS; k++)
         if (curve_of[k].count)
@@ -140,7 +153,7 @@ static flrq_status draw_seconds(const flrq_bench_files *files, const json_t *res
                                                  .points = true};
     flrq_chart chart = {
         .title = matrix,
-        .note = optimum ? "numbers are ranks; what is within 0.0001 % of the optimum is drawn there"
+        .note = optimum ? "numbers are ranks; what is within 0.001 % of the optimum is drawn there"
                         : "numbers are ranks; no exact SVD ran, so the optimum is not known",
         .x = {.label = "seconds, median", .log = true},
         .y = {.label = optimum ? "residual above the optimum, %" : "residual of the whole, %", .log = true},
