@@ -43,8 +43,9 @@ import tempfile
 import time
 import traceback
 
-SKETCH_COLUMNS = ["peer", "version", "rows", "cols", "spectrum", "outliers", "rank", "method", "status", "seconds",
-                  "seconds_p10", "seconds_p90", "runs", "residual", "optimum", "excess"]
+MATRIX_COLUMNS = ["matrix", "rows", "cols", "spectrum", "outliers"]
+SKETCH_COLUMNS = ["peer", "version", *MATRIX_COLUMNS, "rank", "method", "routine", "status", "seconds", "seconds_p10",
+                  "seconds_p90", "runs", "residual", "optimum", "excess"]
 QUANTIZE_COLUMNS = ["peer", "version", "method", "bits", "group", "bits_per_weight", "perplexity", "kl_mean", "top1",
                     "weight_error", "seconds", "seconds_p10", "seconds_p90", "runs", "status", "stores", "counts"]
 DISTRIBUTIONS = ["torch", "numpy", "transformers", "hqq", "torchao", "gptqmodel"]
@@ -53,8 +54,8 @@ DISTRIBUTIONS = ["torch", "numpy", "transformers", "hqq", "torchao", "gptqmodel"
 TIME_PER_CASE, LONG_RUN, FLOP_LIMIT = 20.0, 5.0, 5e12
 # flrq's defaults, given to torch.svd_lowrank.
 OVERSAMPLE, ITERATIONS = 8, 2
-# fp32 logits of size 10 differ by some 1e-5 when sums are ordered in another way; the divergence is half their
-# variance. Weights that were not copied exactly show at 1e-5 and more (bf16 against fp16 storage).
+# Logits of size 10 in fp32 differ by some 1e-5 when sums are ordered in another way, and the divergence is half the
+# variance of such differences.
 CONTROL_KL = 1e-6
 
 
@@ -118,7 +119,7 @@ def prepare_environment(threads):
 
 
 def run_flrq(options, arguments):
-    """stdout of flrq; FlrqFailed with its own last line when it fails."""
+    """stdout of flrq; FlrqFailed, or Usage where it is about options, with its own last line when it fails."""
     try:
         done = subprocess.run([options.flrq, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               check=False)
@@ -131,7 +132,7 @@ def run_flrq(options, arguments):
         line = json.loads(line)["message"]
     except (ValueError, KeyError, TypeError):
         pass
-    raise FlrqFailed(f"flrq {arguments[0]} ended with {done.returncode}: {line}")
+    raise (Usage if done.returncode == 2 else FlrqFailed)(f"flrq {arguments[0]}: {line}")
 
 
 def flrq_json(options, *arguments):
@@ -201,9 +202,11 @@ def torch_sketch(options, path, cases):
     torch.backends.cuda.matmul.allow_tf32 = False
     a = torch.from_numpy(numpy.load(path)).to(options.device)
     m, n = a.shape
+    library = "CUDA" if options.device == "cuda" else "MKL" if torch.backends.mkl.is_available() else "its BLAS"
+    same = {c: cases[0].get(c) for c in MATRIX_COLUMNS}
     exact_seconds, exact = [], None
-    skipped = None if options.full or 14.0 * m * n * min(m, n) <= FLOP_LIMIT else "skipped: many minutes; --full has it"
-    if not skipped:
+    skipped = "skipped: over 5e12 operations; --full has it"
+    if options.full or 14.0 * m * n * min(m, n) <= FLOP_LIMIT:
         exact_seconds, exact = torch_timed(torch, lambda: torch.linalg.svd(a, full_matrices=False), options.repeats)
     rows = []
     for rank in sorted({c["rank"] for c in cases}):
@@ -211,13 +214,12 @@ def torch_sketch(options, path, cases):
         optimum = next((c["optimum"] for c in cases if c["rank"] == rank and c.get("optimum") is not None), None)
         if optimum is None and exact:
             optimum = exact[1][rank:].double().square().sum().sqrt().item()
-        seconds, (u, s, v) = torch_timed(torch, lambda: torch.svd_lowrank(a, q=min(rank + OVERSAMPLE, m, n),
-                                                                          niter=ITERATIONS), options.repeats)
+        q = min(rank + OVERSAMPLE, m, n)
+        seconds, (u, s, v) = torch_timed(torch, lambda: torch.svd_lowrank(a, q=q, niter=ITERATIONS), options.repeats)
         found = [("torch.svd_lowrank", seconds, (u, s, v.T)), ("torch.linalg.svd", exact_seconds, exact)]
         for method, seconds, factors in found:
-            row = {"peer": "PyTorch", "version": version_of("torch"), "rows": m, "cols": n, "rank": rank,
-                   "spectrum": cases[0].get("spectrum"), "outliers": cases[0].get("outliers"), "method": method,
-                   "status": "ok" if factors else skipped, "optimum": optimum}
+            row = {"peer": "PyTorch", "version": version_of("torch"), **same, "rank": rank, "method": method,
+                   "routine": f"PyTorch with {library}", "status": "ok" if factors else skipped, "optimum": optimum}
             if factors:
                 u, s, vt = factors
                 row.update(spread(seconds))
@@ -228,38 +230,33 @@ def torch_sketch(options, path, cases):
 
 
 def sketch(options):
-    """A matrix at a time: flrq, which dumps it, then PyTorch on the dump."""
+    """flrq, which dumps its matrices, then PyTorch on the dumps: shape by shape, or all of --model at once."""
     forwarded = ["--ranks", options.ranks, "--methods", options.methods, "--repeats", str(options.repeats)]
-    for name in ("spectra", "outliers"):
+    for name in ("spectra", "outliers", "model", "tensor"):
         if getattr(options, name):
             forwarded += ["--" + name, getattr(options, name)]
     if options.full:
         forwarded.append("--full")
     absent = missing(["torch", "numpy"])
     rows = []
-    for shape in options.shapes.split(","):
-        dump = os.path.join(options.scratch, shape)
-        result = flrq_json(options, "bench", "sketch", "--shapes", shape, "--dump", dump, *forwarded)
-        rows += [{"peer": "flrq", "version": options.version, **r} for r in result["rows"]]
-        paths = sorted(glob.glob(os.path.join(glob.escape(dump), "matrix-*.npy")))
-        for path in paths if not absent else []:
-            cases = [r for r in result["rows"] if len(paths) == 1 or dumped_as(r) == os.path.basename(path)]
-            if not cases:
-                raise FlrqFailed(f"flrq bench sketch: no row is about its dump {os.path.basename(path)}")
+    for chosen in [[]] if options.model else [["--shapes", shape] for shape in options.shapes.split(",")]:
+        dump = os.path.join(options.scratch, "dump")
+        mine = flrq_json(options, "bench", "sketch", "--dump", dump, *forwarded, *chosen)["rows"]
+        note("flrq " + " ".join(sorted({r["matrix"] for r in mine})))
+        rows += [{"peer": "flrq", "version": options.version, **r} for r in mine]
+        for name in sorted({r["dump"] for r in mine}) if not absent else []:
+            cases = [r for r in mine if r["dump"] == name]
             try:
-                rows += torch_sketch(options, path, cases)
+                rows += torch_sketch(options, os.path.join(dump, name), cases)
             except Exception as e:  # a peer's failure is a row
-                rows.append({"peer": "PyTorch", "version": version_of("torch"), "rows": cases[0]["rows"],
-                             "cols": cases[0]["cols"], "status": one_line(e)})
-        shutil.rmtree(dump, ignore_errors=True)
+                rows.append({"peer": "PyTorch", "version": version_of("torch"), "status": one_line(e),
+                             **{c: cases[0].get(c) for c in MATRIX_COLUMNS}})
+            note("PyTorch " + cases[0]["matrix"])
+        shutil.rmtree(dump)
     if absent:
         rows += [{"peer": "PyTorch", "method": m, "status": absent} for m in ("torch.svd_lowrank", "torch.linalg.svd")]
-    write_results(options, "peers-sketch", SKETCH_COLUMNS, [c for c in SKETCH_COLUMNS if c != "version"], rows)
-
-
-def dumped_as(row):
-    """File name of a row's matrix where one call dumps several."""
-    return f"matrix-{row['matrix']}.npy"
+    shown = [c for c in SKETCH_COLUMNS if c not in ("version", "rows", "cols", "spectrum", "outliers")]
+    write_results(options, "peers-sketch", SKETCH_COLUMNS, shown, rows)
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
@@ -411,8 +408,7 @@ class Hqq:
         from hqq.core.quantize import BaseQuantizeConfig, Quantizer
         if bits not in Quantizer.SUPPORTED_BITS:
             raise NotImplementedError(f"no {bits}-bit scheme in HQQ {version_of('hqq')}")
-        self.config = {name: BaseQuantizeConfig(nbits=bits, group_size=self.job["group"], axis=1)
-                       for name in self.weights}
+        self.config = BaseQuantizeConfig(nbits=bits, group_size=self.job["group"], axis=1)
         self.linear = {}
         for name, w in self.weights.items():
             self.linear[name] = self.torch.nn.Linear(w.shape[1], w.shape[0], bias=False, device="meta")
@@ -420,7 +416,7 @@ class Hqq:
 
     def quantize(self):
         from hqq.core.quantize import HQQLinear
-        self.layers = {name: HQQLinear(linear, self.config[name], compute_dtype=self.torch.float16,
+        self.layers = {name: HQQLinear(linear, self.config, compute_dtype=self.torch.float16,
                                        device=self.job["device"]) for name, linear in self.linear.items()}
 
     def dequantized(self):
@@ -435,7 +431,8 @@ class Hqq:
 
 
 class Gptq:
-    """GPTQ by GPTQModel: symmetric, no activation order, the rest its defaults."""
+    """GPTQ by GPTQModel: symmetric, no activation order, the rest its defaults but for the file format, whose second
+    version keeps in memory the zero points that dequantize_weight() wants."""
 
     counts = "GPTQModel.quantize(): calibration forwards, Hessians, rounding, packing"
 
@@ -449,7 +446,7 @@ class Gptq:
     def prepare(self, bits, segments):
         from gptqmodel import GPTQModel, QuantizeConfig
         config = QuantizeConfig(bits=bits, group_size=self.job["group"], sym=True, desc_act=False,
-                                offload_to_disk=False, device=self.job["device"])
+                                offload_to_disk=False, device=self.job["device"], format="gptq_v2")
         self.calibration = self.segments[:segments]
         self.model = GPTQModel.load(self.job["model"], config)
 
@@ -495,6 +492,8 @@ def source_weights(torch, job):
             raise RuntimeError(f"layer {name} is no matrix of the source")
         t = torch.frombuffer(bytearray(read_tensor(tensors[name])), dtype=dtypes[tensors[name][1]])
         weights[name] = t.reshape(tensors[name][2]).to(job["device"])
+        if weights[name].shape[1] % job["group"]:
+            raise RuntimeError(f"layer {name} has {weights[name].shape[1]} columns: no whole groups")
     return weights
 
 
@@ -646,7 +645,7 @@ def quantize(options):
     phases = "phases calibrate, quantize and forward of its report: all but opening, writing and verifying files"
     own = {m: new_rows("flrq", options.version, m, "ok", phases) for m in ("flrq", "rtn")}
     peers = [new_rows(peer, version_of(distribution), method, missing(modules) or "ok", c.counts)
-             for peer, distribution, modules, method, c in PEERS]
+             for peer, distribution, modules, method, c in PEERS if distribution in options.peers]
     layers = []
     for repeat in range(options.repeats):
         for method, mine in own.items():
@@ -691,8 +690,15 @@ def integer(low, high):
     return parse
 
 
+def known_peers(text):
+    names, known = text.split(","), {p[1] for p in PEERS}
+    if not set(names) <= known:
+        raise argparse.ArgumentTypeError(f"{text}: peers are {', '.join(sorted(known))}")
+    return names
+
+
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="peers.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for name in ("sketch", "quantize"):
@@ -706,8 +712,8 @@ def parse_arguments():
     p.add_argument("--shapes", default="4096x4096,11008x4096")
     p.add_argument("--ranks", default="32,64,128")
     p.add_argument("--methods", default="block,r1,rsvd,svd", help="flrq's: see flrq bench sketch --help")
-    p.add_argument("--spectra", help="passed on to flrq bench sketch")
-    p.add_argument("--outliers", help="passed on to flrq bench sketch")
+    for name in ("spectra", "outliers", "model", "tensor"):
+        p.add_argument("--" + name, help="passed on to flrq bench sketch")
     p.add_argument("--repeats", type=integer(1, 1000), default=5)
     p.add_argument("--full", action="store_true", help="also exact SVDs of many minutes")
     p = commands.choices["quantize"]
@@ -720,6 +726,7 @@ def parse_arguments():
     p.add_argument("--calib-len", type=integer(2, 1 << 20), default=2048)
     p.add_argument("--bits", type=integers(2, 8), default=[4, 3, 2])
     p.add_argument("--group", type=integer(8, 1 << 20), default=128)
+    p.add_argument("--peers", type=known_peers, default=known_peers("torchao,hqq,gptqmodel"), metavar="LIST")
     p.add_argument("--repeats", type=integer(1, 1000), default=3)
     p.add_argument("--peer-timeout", type=integer(1, 1000000), default=1800, metavar="SECONDS",
                    help="a peer's process that takes longer has failed")
