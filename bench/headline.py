@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""headline.py - the tables at the head of README.md, made from the files under bench/results.
+
+    headline.py            writes them between the two marks in README.md
+    headline.py --check    says whether they are what the files give; exit code 1 when not
+
+Every folder of bench/results is one machine; a table is made of each file that the folder has. Nothing is computed here
+but ratios of numbers that stand in one file, hence in one run. The standard library is all it needs.
+"""
+import csv
+import json
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BEGIN, END = "<!-- made by bench/headline.py -->", "<!-- end of what bench/headline.py made -->"
+SKETCH_RANK = 32
+
+
+def rows_of(folder, name):
+    """Rows of a CSV file as dictionaries, and what its JSON file says about the run; empty when there is none."""
+    path = os.path.join(folder, name)
+    if not os.path.exists(path + ".csv"):
+        return [], {}
+    with open(path + ".csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    with open(path + ".json") as f:
+        return rows, json.load(f)
+
+
+def number(row, key):
+    return float(row[key]) if row.get(key) not in (None, "") else None
+
+
+def digits(value, count=3):
+    """Significant digits without an exponent."""
+    text = f"{value:.{count}g}"
+    return f"{float(text):.10f}".rstrip("0").rstrip(".") if "e" in text else text
+
+
+def seconds(row):
+    """Median, and the spread where there were several runs."""
+    median = number(row, "seconds")
+    if median is None:
+        return ""
+    spread = ""
+    if (number(row, "runs") or 1) > 1:
+        spread = f" ({digits(number(row, 'seconds_p10'), 2)}–{digits(number(row, 'seconds_p90'), 2)})"
+    return digits(median) + spread
+
+
+def table(head, body):
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)] + ["| " + " | ".join(r) + " |" for r in body] + [""]
+
+
+def source(folder, names, run):
+    files = ", ".join(f"[{n}.csv](bench/results/{os.path.basename(folder)}/{n}.csv)" for n in names)
+    machine = run.get("machine", "")
+    if isinstance(machine, dict):
+        machine = machine.get("cpu", "")
+    return [f"{machine}, {run.get('date', '')}: {files}; the command stands in the .json beside it.", ""]
+
+
+def strong(cells, is_ours):
+    return [f"**{c}**" if is_ours and c else c for c in cells]
+
+
+def methods_table(folder):
+    """Perplexity, KL and time at each number of bits."""
+    rows, run = rows_of(folder, "methods")
+    if not rows:
+        return []
+    names = {"flrq": "flrq", "clip": "clip only", "rtn": "round to nearest", "lqer": "lqer, flrq's ranks",
+             "svd": "SVD then nearest, flrq's ranks"}
+    body = [["source, bf16", "16", f"{run['source_perplexity']:.3f}", "", "", ""]]
+    for bits in sorted({int(r["bits"]) for r in rows}, reverse=True):
+        for row in rows:
+            smaller = number(row, "group") < run["group"]
+            if int(row["bits"]) != bits or row["kind"] not in names or row["status"] != "ok":
+                continue
+            if smaller and not (row["kind"] == "clip" and number(row, "group") * 2 == run["group"]):
+                continue
+            label = f"{names[row['kind']]}, {bits} bits" + (f", groups of {row['group']}" if smaller else "")
+            body.append(strong([label, f"{number(row, 'bits_per_weight'):.3f}", f"{number(row, 'perplexity'):.3f}",
+                                f"{100 * number(row, 'perplexity_change'):+.2f} %", digits(number(row, "kl_mean")),
+                                seconds(row)], row["kind"] == "flrq"))
+    head = [f"`{os.path.basename(run['model'])}`, groups of {run['group']}", "bits/weight in total", "perplexity", "",
+            "KL, nats/token", "seconds"]
+    return table(head, body) + source(folder, ["methods"], run)
+
+
+def peers_table(folder):
+    """The run with the peers, which has flrq in it too; what could not run is told with its reason."""
+    rows, run = rows_of(folder, "peers-quantize")
+    body = []
+    for row in rows:
+        if row["peer"] == "control":
+            continue
+        name = f"{row['peer']} {row['version']}: {row['method']}" if row["peer"] != "flrq" else f"flrq: {row['method']}"
+        if row["status"] != "ok":
+            body.append([name, row["bits"], row["status"], "", "", ""])
+            continue
+        body.append(strong([name, row["bits"], f"{number(row, 'bits_per_weight'):.3f}",
+                            f"{number(row, 'perplexity'):.3f}", digits(number(row, "kl_mean")), seconds(row)],
+                           row["peer"] == "flrq" and row["method"] == "flrq"))
+    if not body:
+        return []
+    head = ["same layers, same groups", "bits", "bits/weight in total", "perplexity", "KL, nats/token", "seconds"]
+    return table(head, body) + source(folder, ["peers-quantize"], run)
+
+
+def sketch_table(folder):
+    """One row a method on every matrix of the run with the peers, and of the run with large matrices."""
+    body, files, used = [], [], {}
+    for name in ("peers-sketch", "sketch-large"):
+        rows, run = rows_of(folder, name)
+        rows = [r for r in rows if number(r, "rank") == SKETCH_RANK and r["status"] == "ok"]
+        if not rows:
+            continue
+        files.append(name)
+        used = used or run
+        for matrix in dict.fromkeys(r["matrix"] for r in rows):
+            same = [r for r in rows if r["matrix"] == matrix]
+            ours = next((r for r in same if r["method"] == "block"), None)
+            for row in same:
+                excess = number(row, "excess")
+                ratio = number(row, "seconds") / number(ours, "seconds") if ours else None
+                body.append(strong([matrix, row.get("routine") or row["method"], seconds(row),
+                                    "" if ratio is None else f"{digits(ratio)}×",
+                                    "" if excess is None else f"{100 * max(excess, 0):.2f} %"], row is ours))
+    if not body:
+        return []
+    return table([f"rank {SKETCH_RANK} of", "", "seconds (p10–p90)", "of flrq's", "‖A−LR‖ above the optimum"],
+                 body) + source(folder, files, used)
+
+
+def quantize_table(folder):
+    rows, run = rows_of(folder, "quantize")
+    body = []
+    for row in rows:
+        if row["phase"] != "total" or number(row, "floor") is None:
+            continue
+        whole = number(row, "seconds_model")
+        body.append([row["shape"], digits(number(row, "seconds")), digits(number(row, "floor")),
+                     f"{number(row, 'seconds') / number(row, 'floor'):.2f}", digits(whole) if whole else ""])
+    if not body:
+        return []
+    head = ["whole job", "seconds of what was run", "floor: forwards and weights", "over the floor",
+            "whole model, extrapolated, s"]
+    return table(head, body) + source(folder, ["quantize"], run)
+
+
+def headline():
+    lines = []
+    results = os.path.join(ROOT, "bench", "results")
+    for name in sorted(os.listdir(results)):
+        folder = os.path.join(results, name)
+        if os.path.isdir(folder):
+            lines += methods_table(folder) + peers_table(folder) + sketch_table(folder) + quantize_table(folder)
+    return "\n".join([BEGIN, ""] + lines + [END])
+
+
+def main():
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.exit("usage: headline.py [--check]")
+    path = os.path.join(ROOT, "README.md")
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        sys.exit(f"headline.py: {path} must have one \"{BEGIN}\" and one \"{END}\"")
+    before, rest = text.split(BEGIN)
+    made = before + headline() + rest.split(END)[1]
+    if made == text:
+        return 0
+    if sys.argv[1:]:
+        sys.exit("headline.py: README.md does not say what bench/results says; run bench/headline.py")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(made)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
