@@ -115,12 +115,12 @@ static const flrq_option
     check = {"check", FLRQ_OPTION_FLAG, "input", NULL, "false", 0, 1, NULL, "Check twice.", 0, 0},
     nodes = {"nodes", FLRQ_OPTION_INT, "job", "N", "1", 1, 4, NULL, "Nodes of the job.", 0, 0},
     print = {"print", FLRQ_OPTION_FLAG, "job", NULL, "false", 0, 1, NULL, "Print the script.", 0, 0},
-    csv = {"csv", FLRQ_OPTION_TEXT, "bench", "FILE", NULL, 0, 0, NULL, "Write the rows as CSV too.", 0, 0};
+    title = {"name", FLRQ_OPTION_TEXT, "bench", "NAME", NULL, 0, 0, NULL, "Beginning of the names.", 0, 0};
 
-enum { MOST_OPTIONS = 10, COMMANDS = 12 };
+enum { MOST_OPTIONS = 10, COMMANDS = 14 };
 static const char *const names[COMMANDS + 1] = {
-    "quantize",     "plan",      "eval",           "inspect",     "compare", "devices", "tokenize",
-    "bench-sketch", "bench-ops", "bench-quantize", "bench-later", "submit",  NULL};
+    "quantize",  "plan",           "eval",        "inspect", "compare",       "devices", "tokenize", "bench-sketch",
+    "bench-ops", "bench-quantize", "bench-later", "submit",  "bench-methods", "report",  NULL};
 static const char *const helps[COMMANDS] = {"Quantize a model.",
                                             "Say what quantize would need.",
                                             "Measure perplexity.",
@@ -132,7 +132,9 @@ static const char *const helps[COMMANDS] = {"Quantize a model.",
                                             "Time the ops.",
                                             "Time a whole run.",
                                             "A command that the program has no table for.",
-                                            "Submit a run."};
+                                            "Submit a run.",
+                                            "Compare methods.",
+                                            "Make a page."};
 static const flrq_option *const options[COMMANDS][MOST_OPTIONS] = {
     {&model, &out, &preset, &bits, &sym, &tolerance, &rank, &label},
     {&model, &preset, &bits, &sym, &tolerance, &rank, &label},
@@ -141,11 +143,13 @@ static const flrq_option *const options[COMMANDS][MOST_OPTIONS] = {
     {&first, &second},
     {NULL},
     {&model, &out, &text},
-    {&bits, &csv},
-    {&csv},
-    {&csv},
+    {&bits, &title},
+    {&title},
+    {&title},
     {NULL},
     {&nodes, &print},
+    {&model, &title},
+    {&model, &out},
 };
 
 struct flrq_params {
@@ -423,6 +427,26 @@ static const char bench_quantize_result[] =
     "80000000000,\"batch\":2048}},\"plan_24gb\":{\"error\":\"25.1 GB wanted, 24 GB there\"},"
     "\"quantize\":{\"peak_rss_bytes\":1400000000,\"bits_per_weight\":4.25,\"average_rank\":12.5}}";
 
+static const char bench_methods_result[] =
+    "{\"command\":\"flrq bench methods "
+    "MODEL\",\"version\":\"0.1.0\",\"date\":\"2026-01-02\",\"device\":\"cuda\",\"machine\":"
+    "\"Some "
+    "GPU\",\"libraries\":\"\",\"threads\":16,\"model\":\"MODEL\",\"group\":128,\"source_perplexity\":5.4721,\"scored\":"
+    "341469,\"context\":2048,\"rows\":["
+    "{\"bits\":4,\"kind\":\"flrq\",\"method\":\"flrq\",\"group\":128,\"status\":\"ok\",\"bits_per_weight\":4.2312,"
+    "\"rank_mean\":"
+    "21.9,\"rank_max\":128,\"perplexity\":5.5512,\"perplexity_change\":0.01446,\"kl_mean\":0.01234,\"top1_agreement\":"
+    "0.951,"
+    "\"seconds\":58.1,\"seconds_p10\":57,\"seconds_p90\":59,\"runs\":3,\"equal_kl\":0.0151,\"equal_ratio\":0.8172,"
+    "\"equal_from_bits\":4.125,\"equal_to_bits\":4.25},"
+    "{\"bits\":4,\"kind\":\"exact\",\"method\":\"flrq (exact SVD)\",\"group\":128,\"status\":\"svd: 8.1 GB wanted, 2 "
+    "GB there\"},"
+    "{\"bits\":3,\"kind\":\"flrq\",\"method\":\"flrq\",\"group\":128,\"status\":\"ok\",\"bits_per_weight\":3.2,\"rank_"
+    "mean\":15.2,"
+    "\"rank_max\":100,\"perplexity\":5.9,\"perplexity_change\":0.0782,\"kl_mean\":0.0712,\"top1_agreement\":0.9,"
+    "\"seconds\":60,"
+    "\"equal_kl\":0.07,\"equal_ratio\":1.017,\"equal_from_bits\":3.125,\"equal_to_bits\":3.25}]}";
+
 static const char submit_result[] =
     "{\"out\":\"/data/OUT\",\"nodes\":2,\"workers\":16,\"gpus_per_node\":8,\"signal_seconds\":60,\"partition\":\"gpu\","
     "\"limit_seconds\":14400,\"memory_mib\":95000,\"host_bytes\":9876543210,\"device\":{\"separate\":true,\"bytes\":"
@@ -446,7 +470,9 @@ static const char *result_of(const char *command) {
         bench_ops_result,
         bench_quantize_result,
         "{\"ops\":[{\"name\":\"rms_norm\",\"seconds\":0.5}]}",
-        submit_result};
+        submit_result,
+        bench_methods_result,
+        "{\"report\":\"OUT/report.json\",\"page\":\"OUT/report.html\",\"bytes\":123456,\"matrices\":28,\"blocks\":4}"};
     return results[index_of(command)];
 }
 
@@ -456,7 +482,7 @@ flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *us
     const char *scenario = flrq_params_get(params, "model");
     if (params->job) scenario = flrq_params_get(params->job, "model");
     if (!scenario) scenario = flrq_params_get(params, "a");
-    if (!scenario) scenario = flrq_params_get(params, "csv");
+    if (!scenario) scenario = flrq_params_get(params, "name");
     if (!scenario) scenario = "";
     const char *answer = result_of(command);
     if (strcmp(scenario, "echo") == 0) {

@@ -133,6 +133,12 @@ golden tokenize tokenize MODEL -o ids.npy
 golden bench bench sketch
 golden bench-ops bench ops
 golden bench-quantize bench quantize
+golden bench-methods bench methods MODEL
+golden bench-methods-sparse bench methods sparse
+golden bench-methods-odd-types bench methods odd-types
+golden report report OUT
+golden report-sparse report sparse
+golden report-odd-types report odd-types
 golden submit submit -- quantize MODEL -o OUT
 golden submit-print submit --print -- quantize MODEL -o OUT
 golden submit-quiet submit --quiet -- quantize MODEL -o OUT
@@ -142,7 +148,7 @@ golden submit-odd-types submit -- quantize odd-types -o OUT
 golden unknown-to-program bench later
 golden unknown-to-program-quiet bench later --quiet
 for command in "quantize MODEL -o OUT" "plan MODEL" "eval MODEL" "inspect MODEL" "compare A B" devices \
-    "tokenize MODEL -o ids.npy" "bench sketch" "bench ops" "bench quantize"; do
+    "tokenize MODEL -o ids.npy" "bench sketch" "bench ops" "bench quantize" "bench methods MODEL" "report MODEL"; do
     name=$(printf '%s' "${command%% [MA-]*}" | tr ' ' -)
     # shellcheck disable=SC2086
     golden "$name-quiet" $command --quiet
@@ -162,9 +168,9 @@ for command in quantize plan eval inspect compare tokenize; do
 done
 
 for command in sketch ops quantize; do
-    golden "bench-$command-sparse" bench $command --csv sparse
-    golden "bench-$command-sparse-quiet" bench $command --csv sparse --quiet
-    golden "bench-$command-odd-types" bench $command --csv odd-types
+    golden "bench-$command-sparse" bench $command --name sparse
+    golden "bench-$command-sparse-quiet" bench $command --name sparse --quiet
+    golden "bench-$command-odd-types" bench $command --name odd-types
 done
 
 # ---- failures --------------------------------------------------------------------------------------------------------
