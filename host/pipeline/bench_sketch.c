@@ -244,7 +244,19 @@ out:
     return status;
 }
 
-/* One method at one rank; with `keep` its triplets replace those there. What the device cannot do is an outcome. */
+/* What the device cannot do, or has no memory for, is an outcome; any other status stays what it is. */
+static flrq_status excuse(bench *b, flrq_bench_method method, flrq_status status, outcome *out) {
+    if (status == FLRQ_ERR_UNSUPPORTED) {
+        *out = (outcome){.status = "not on this device"};
+        return FLRQ_OK;
+    }
+    if (status != FLRQ_ERR_MEMORY) return status;
+    *out = (outcome){.status = "not enough memory"};
+    flrq_notice(b->reporter, "%s of %s: %s", flrq_bench_method_names[method], b->source->name, flrq_last_error());
+    return FLRQ_OK;
+}
+
+/* One method at one rank; its triplets replace those in `keep`. */
 static flrq_status run_method(bench *b, flrq_bench_method method, int64_t rank, outcome *out, triplets *keep,
                               double **tail) {
     stopwatch watch = {.runs = 0};
@@ -253,20 +265,15 @@ static flrq_status run_method(bench *b, flrq_bench_method method, int64_t rank, 
                              ? run_sketch(b, method, rank, &watch, &found)
                              : run_baseline(b, method, rank, &watch, &found, tail);
     if (status == FLRQ_OK) status = residual_of(b, &found, rank, &out->residual);
-    if (status == FLRQ_OK) {
-        triplets_free(keep);
-        *keep = found;
-        out->seconds = flrq_bench_spread_of(watch.seconds, watch.runs);
-        out->status = "ok";
-        return FLRQ_OK;
+    if (status != FLRQ_OK) {
+        triplets_free(&found);
+        return excuse(b, method, status, out);
     }
-    triplets_free(&found);
-    if (status == FLRQ_ERR_UNSUPPORTED) out->status = "not on this device";
-    if (status == FLRQ_ERR_MEMORY) {
-        out->status = "not enough memory";
-        flrq_notice(b->reporter, "%s of %s: %s", flrq_bench_method_names[method], b->source->name, flrq_last_error());
-    }
-    return status == FLRQ_ERR_UNSUPPORTED || status == FLRQ_ERR_MEMORY ? FLRQ_OK : status;
+    triplets_free(keep);
+    *keep = found;
+    out->seconds = flrq_bench_spread_of(watch.seconds, watch.runs);
+    out->status = "ok";
+    return FLRQ_OK;
 }
 
 /* The curve of largest residuals over the rank, and what the rules choose from it. Without memory for it none is there.
@@ -432,7 +439,8 @@ static flrq_status run_matrix(bench *b) {
             if (method < FLRQ_BENCH_SVD)
                 FLRQ_GOTO(run_method(b, (flrq_bench_method)method, rank, &all[method], &found[method], NULL));
             else if (all[method].seconds.runs)
-                FLRQ_GOTO(residual_of(b, &found[method], rank, &all[method].residual));
+                FLRQ_GOTO(excuse(b, (flrq_bench_method)method,
+                                 residual_of(b, &found[method], rank, &all[method].residual), &all[method]));
         }
         for (int method = 0; method < FLRQ_BENCH_METHODS; method++)
             if (b->wanted[method]) add_row(b, rank, method, all, tail ? sqrt(tail[rank]) : 0);

@@ -288,7 +288,9 @@ static void test_checkpoints(void **state) {
         void *data = malloc(t->bytes);
         MUST(flrq_checkpoint_read(model->checkpoint, t, data, 0, t->bytes));
         for (int64_t k = 0; k < flrq_tensor_count(t); k++) squares += pow(flrq_load(data, t->dtype, k), 2);
-        assert_true(fabs(norm / sqrt(squares) - 1) <= 0x1p-23); /* squares in fp32, sums in double */
+        /* 256 squares are summed in fp32 lanes, at most 37 roundings of 2^-24 on the way, of which the root takes half.
+         */
+        assert_true(fabs(norm / sqrt(squares) - 1) <= 0x1p-19);
         free(data);
         flrq_model_close(model);
         json_decref(result);
