@@ -66,8 +66,9 @@ static void machine_facts(cli_table *facts, const json_t *result) {
     if (precision) cli_fact(facts, "precision", "%s", precision);
     const json_t *limits = json_object_get(result, "limits");
     const char *libraries = cli_string(result, "libraries"), *date = cli_string(result, "date");
+    const char *version = cli_string(result, "version");
     if (libraries && *libraries) cli_fact(facts, "libraries", "%s", libraries);
-    if (date) cli_fact(facts, "date", "%s, flrq %s", date, flrq_version());
+    if (date && version) cli_fact(facts, "date", "%s, flrq %s", date, version);
     fact_of(facts, limits, "copy", "copy_gb_s", "GB/s, read and write");
     fact_of(facts, limits, "upload", "upload_gb_s", "GB/s");
     fact_of(facts, limits, "download", "download_gb_s", "GB/s");

@@ -19,16 +19,16 @@ enum {
     BENCH_SKETCH = 128,
     BENCH_OPS = 256,
     BENCH_QUANTIZE = 512,
-    SUBMIT = 1024,
-    BENCH_METHODS = 2048,
-    REPORT = 4096,
+    BENCH_METHODS = 1024,
+    REPORT = 2048,
+    SUBMIT = 4096,
     SCHEME = QUANTIZE | PLAN | BENCH_QUANTIZE, /* a bench of methods chooses these itself */
     FITTING = SCHEME | BENCH_METHODS,
     BENCHES = BENCH_SKETCH | BENCH_OPS | BENCH_QUANTIZE | BENCH_METHODS
 };
-static const char *const command_names[] = {"quantize", "plan",          "eval",         "inspect",   "compare",
-                                            "devices",  "tokenize",      "bench-sketch", "bench-ops", "bench-quantize",
-                                            "submit",   "bench-methods", "report",       NULL};
+static const char *const command_names[] = {"quantize",      "plan",     "eval",         "inspect",   "compare",
+                                            "devices",       "tokenize", "bench-sketch", "bench-ops", "bench-quantize",
+                                            "bench-methods", "report",   "submit",       NULL};
 static const char *const command_help[] = {
     "Quantize a Hugging Face model folder: W ~ Wq + L R per linear layer.",
     "Print what quantize would need and do, from headers alone: memory, disk, ranks, bits.",
@@ -40,9 +40,9 @@ static const char *const command_help[] = {
     "Time and residual of the low-rank sketches against the exact and randomised SVD of the device's library.",
     "Time of every op of a backend against the copy bandwidth and the matrix rate measured in the same run.",
     "Time of a whole quantize run on a generated model of a known shape, against its floor.",
-    "Submit a quantize run to Slurm as a batch job that stops in time, is queued again and continues until it is done.",
     "Quality, size and time of quantization methods on one model: each quantized, then judged against the source.",
     "Turn the report.json of a quantize run into one HTML page with figures and tables.",
+    "Submit a quantize run to Slurm as a batch job that stops in time, is queued again and continues until it is done.",
 };
 
 const char *const *flrq_commands(void) {

@@ -15,9 +15,9 @@ void flrq_free(void *memory) {
 flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *user, char **result_json) {
     typedef flrq_status (*job_fn)(const flrq_params *, flrq_reporter *, json_t **);
     static const job_fn jobs[] = {
-        flrq_job_quantize, flrq_job_plan,          flrq_job_eval,         flrq_job_inspect,   flrq_job_compare,
-        flrq_job_devices,  flrq_job_tokenize,      flrq_job_bench_sketch, flrq_job_bench_ops, flrq_job_bench_quantize,
-        flrq_job_submit,   flrq_job_bench_methods, flrq_job_report};
+        flrq_job_quantize,      flrq_job_plan,     flrq_job_eval,         flrq_job_inspect,   flrq_job_compare,
+        flrq_job_devices,       flrq_job_tokenize, flrq_job_bench_sketch, flrq_job_bench_ops, flrq_job_bench_quantize,
+        flrq_job_bench_methods, flrq_job_report,   flrq_job_submit};
     if (result_json) *result_json = NULL;
     FLRQ_TRY(flrq_params_check(params));
     flrq_stop_clear();

@@ -149,7 +149,7 @@ static const flrq_option *const options[COMMANDS][MOST_OPTIONS] = {
     {NULL},
     {&nodes, &print},
     {&model, &title},
-    {&model, &out},
+    {&model},
 };
 
 struct flrq_params {
