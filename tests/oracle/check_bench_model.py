@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Loads checkpoints that `flrq bench quantize --keep` generated with transformers and holds their logits against flrq's.
+
+    python tests/oracle/check_bench_model.py DIR...
+
+Each DIR holds model/, tokens.npy, and logits.npy of `flrq eval DIR/model --tokens ... --dump-logits ...`.
+
+Every tensor must have its place in the model and the model none that the checkpoint lacks. Both programs compute in
+fp32 from the same bf16 weights; sums of up to 1024 products and 8 residual additions leave errors of some 1e-6 of the
+largest logit, and a bias or position that one of them ignores a thousand times that: the bound is 2e-5. Exit code 77:
+the packages are missing.
+"""
+import sys
+
+try:
+    import numpy as np
+    import torch
+    import transformers
+except ImportError as e:
+    print(f"skipped: this needs numpy, torch and transformers ({e})")
+    sys.exit(77)
+
+
+def check(folder):
+    tokens, wanted = np.load(folder + "/tokens.npy"), np.load(folder + "/logits.npy")
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        folder + "/model", dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    bad = {k: v for k, v in info.items() if v}
+    if bad:
+        sys.exit(f"{folder}: transformers reports {bad}")
+    with torch.no_grad():
+        got = model(torch.from_numpy(tokens).long(), use_cache=False).logits.numpy()
+    if got.shape != wanted.shape or not np.isfinite(got).all():
+        sys.exit(f"{folder}: logits {got.shape}, flrq has {wanted.shape}, or not finite")
+    error = float(np.abs(got - wanted).max() / np.abs(got).max())
+    print(f"{folder}: largest difference of logits {error:.1e} of the largest logit")
+    if not error <= 2e-5:
+        sys.exit(f"{folder}: logits differ")
+
+
+def main():
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for folder in sys.argv[1:]:
+        check(folder)
+
+
+if __name__ == "__main__":
+    main()
