@@ -61,7 +61,8 @@ typedef struct bench {
     int n_bits;
     unsigned wanted;              /* bit k: kinds[k] */
     char *scratch, *out, *report; /* report: of flrq's run at the present bits, for its ranks */
-    json_t *rows, *said;          /* said: notices of the jobs, each once */
+    flrq_bench_files files;
+    json_t *result, *rows, *said; /* rows: of the result; said: notices of the jobs, each once */
 } bench;
 
 static double number(const json_t *object, const char *key) {
@@ -218,13 +219,14 @@ static flrq_status run_variant(bench *b, const variant *v, int64_t bits, double 
     const json_t *against = json_object_get(eval, "against"), *phases = json_object_get(run, "phases");
     double perplexity = number(eval, "perplexity");
     json_object_update_new(
-        row, json_pack("{s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:f, s:f}", "bits_per_weight",
-                       number(run, "bits_per_weight"), "rank_mean", number(run, "average_rank"), "rank_max",
-                       (json_int_t)number(run, "max_rank"), "perplexity", perplexity, "perplexity_change",
-                       perplexity / source - 1, "kl_mean", number(against, "kl_mean"), "kl_max",
-                       number(against, "kl_max"), "top1_agreement", number(against, "top1_agreement"), "seconds",
-                       t.median, "seconds_p10", t.p10, "seconds_p90", t.p90, "runs", t.runs, "seconds_calibrate",
-                       number(phases, "calibrate"), "seconds_fit", number(phases, "quantize")));
+        row, json_pack("{s:f, s:o, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:f, s:f}", "bits_per_weight",
+                       number(run, "bits_per_weight"), "error",
+                       v->weights_only ? json_null() : json_real(number(run, "error")), "rank_mean",
+                       number(run, "average_rank"), "rank_max", (json_int_t)number(run, "max_rank"), "perplexity",
+                       perplexity, "perplexity_change", perplexity / source - 1, "kl_mean", number(against, "kl_mean"),
+                       "kl_max", number(against, "kl_max"), "top1_agreement", number(against, "top1_agreement"),
+                       "seconds", t.median, "seconds_p10", t.p10, "seconds_p90", t.p90, "runs", t.runs,
+                       "seconds_calibrate", number(phases, "calibrate"), "seconds_fit", number(phases, "quantize")));
 out:
     flrq_params_free(params);
     json_decref(eval);
@@ -234,7 +236,10 @@ out:
         json_object_set_new(row, "status", json_string(flrq_last_error()));
         return FLRQ_OK;
     }
-    if (status == FLRQ_STOPPED) return flrq_fail(status, "stopped; bench keeps no state");
+    if (status == FLRQ_STOPPED)
+        return flrq_fail(
+            status, b->files.dir ? "stopped; what was measured is in %s" : "stopped; nothing is kept without -o DIR",
+            b->files.dir);
     return status;
 }
 
@@ -290,8 +295,7 @@ static const char *series_name(const char *kind) {
 }
 
 /* KL divergence over `key`: a series for each kind of method. */
-static flrq_status draw(const bench *b, const flrq_bench_files *files, const char *part, const char *key,
-                        flrq_chart_axis x_axis, const char *title) {
+static flrq_status draw(const bench *b, const char *part, const char *key, flrq_chart_axis x_axis, const char *title) {
     size_t total = json_array_size(b->rows), used = 0, i;
     flrq_chart_series series[KINDS];
     size_t n_series = 0;
@@ -326,7 +330,7 @@ static flrq_status draw(const bench *b, const flrq_bench_files *files, const cha
                         .y = {"mean KL divergence from the source, nats per token", true},
                         .series = series,
                         .count = n_series};
-    status = flrq_bench_figure(files, part, &chart);
+    status = flrq_bench_figure(&b->files, part, &chart);
 out:
     free(labels);
     free(text);
@@ -344,6 +348,40 @@ static flrq_status make_folders(bench *b) {
     return b->out && b->report ? FLRQ_OK : flrq_fail_memory(0, "a path");
 }
 
+/* After every method, so that a bench of hours that is stopped leaves what it measured. */
+static flrq_status write_results(const bench *b) {
+    static const char *const keys[] = {"bits",
+                                       "kind",
+                                       "method",
+                                       "group",
+                                       "status",
+                                       "bits_per_weight",
+                                       "error",
+                                       "rank_mean",
+                                       "rank_max",
+                                       "perplexity",
+                                       "perplexity_change",
+                                       "kl_mean",
+                                       "kl_max",
+                                       "top1_agreement",
+                                       "seconds",
+                                       "seconds_p10",
+                                       "seconds_p90",
+                                       "runs",
+                                       "seconds_calibrate",
+                                       "seconds_fit",
+                                       "equal_kl",
+                                       "equal_ratio",
+                                       "equal_from_bits",
+                                       "equal_to_bits"};
+    add_equal_bits(b->rows);
+    FLRQ_TRY(flrq_bench_csv(&b->files, NULL, b->rows, keys, sizeof keys / sizeof *keys));
+    FLRQ_TRY(
+        draw(b, "bits", "bits_per_weight", (flrq_chart_axis){"total bits per weight", false}, "Quality against size"));
+    FLRQ_TRY(draw(b, "seconds", "seconds", (flrq_chart_axis){"seconds to quantize", true}, "Quality against time"));
+    return flrq_bench_result(&b->files, b->result);
+}
+
 static flrq_status run_all(bench *b, double source) {
     int64_t done = 0, all = 0;
     for (int v = 0; v < VARIANTS; v++) all += takes_part(b, &variants[v]) ? b->n_bits : 0;
@@ -354,62 +392,44 @@ static flrq_status run_all(bench *b, double source) {
             snprintf(phase, sizeof phase, "%lld bits: %s", (long long)b->bits[i], variants[v].label);
             flrq_progress(b->reporter, phase, done++, all);
             FLRQ_TRY(flrq_trace(run_variant(b, &variants[v], b->bits[i], source), "%s", phase));
+            FLRQ_TRY(write_results(b));
         }
     return FLRQ_OK;
 }
 
 flrq_status flrq_job_bench_methods(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
-    static const char *const keys[] = {"bits",           "kind",
-                                       "method",         "group",
-                                       "status",         "bits_per_weight",
-                                       "rank_mean",      "rank_max",
-                                       "perplexity",     "perplexity_change",
-                                       "kl_mean",        "kl_max",
-                                       "top1_agreement", "seconds",
-                                       "seconds_p10",    "seconds_p90",
-                                       "runs",           "seconds_calibrate",
-                                       "seconds_fit",    "equal_kl",
-                                       "equal_ratio",    "equal_from_bits",
-                                       "equal_to_bits"};
     bench b = {
         .params = params, .config = &params->config, .reporter = reporter, .rows = json_array(), .said = json_object()};
-    flrq_bench_files files;
     flrq_backend *be = NULL;
     flrq_device_info device;
-    json_t *source = NULL, *whole = NULL;
+    json_t *source = NULL;
     flrq_status status = FLRQ_OK;
     FLRQ_GOTO(parse_bits(&b));
     FLRQ_GOTO(parse_methods(&b));
-    FLRQ_GOTO(flrq_bench_files_open(&files, params, "methods"));
+    FLRQ_GOTO(flrq_bench_files_open(&b.files, params, "methods"));
     FLRQ_GOTO(flrq_backend_open(&be, b.config->device, (int)b.config->threads));
     FLRQ_GOTO(be->info(be, &device));
-    whole = flrq_bench_provenance(params, be->name, &device);
+    b.result = flrq_bench_provenance(params, be->name, &device);
     flrq_backend_close(be); /* the jobs open their own */
     be = NULL;
     FLRQ_GOTO(make_folders(&b));
     flrq_progress(reporter, "source", 0, 1);
     FLRQ_GOTO(evaluate(&b, b.config->model, NULL, &source));
+    json_object_update_new(b.result,
+                           json_pack("{s:s, s:I, s:f, s:O, s:O, s:O}", "model", b.config->model, "group",
+                                     (json_int_t)b.config->group, "source_perplexity", number(source, "perplexity"),
+                                     "scored", json_object_get(source, "scored"), "context",
+                                     json_object_get(source, "context"), "rows", b.rows));
     FLRQ_GOTO(run_all(&b, number(source, "perplexity")));
-    add_equal_bits(b.rows);
-    json_object_update_new(whole, json_pack("{s:s, s:I, s:f, s:f, s:f, s:O}", "model", b.config->model, "group",
-                                            (json_int_t)b.config->group, "source_perplexity",
-                                            number(source, "perplexity"), "scored", number(source, "scored"), "context",
-                                            number(source, "context"), "rows", b.rows));
-    FLRQ_GOTO(flrq_bench_csv(&files, NULL, b.rows, keys, sizeof keys / sizeof *keys));
-    FLRQ_GOTO(draw(&b, &files, "bits", "bits_per_weight", (flrq_chart_axis){"total bits per weight", false},
-                   "Quality against size"));
-    FLRQ_GOTO(
-        draw(&b, &files, "seconds", "seconds", (flrq_chart_axis){"seconds to quantize", true}, "Quality against time"));
-    FLRQ_GOTO(flrq_bench_result(&files, whole));
-    *result = json_incref(whole);
+    *result = json_incref(b.result);
 out:
     flrq_backend_close(be);
     flrq_bench_scratch_remove(b.scratch, b.config, reporter);
     free(b.report);
     free(b.out);
-    json_decref(whole);
     json_decref(source);
     json_decref(b.said);
     json_decref(b.rows);
+    json_decref(b.result);
     return status;
 }
