@@ -415,17 +415,28 @@ static const char bench_ops_result[] =
     "\"of_copy\":0.27,\"gflop_s\":556000,\"of_matrix\":0.695,\"of_floor\":0.695},"
     "{\"op\":\"rsvd\",\"shape\":\"1024x1024\",\"precision\":\"full\",\"status\":\"not on this device\"}]}";
 
+/* One run, with a phase that has a floor and one that has none; and several, one of which failed. */
+#define BENCH_MACHINE "\"device\":\"cuda\",\"machine\":\"Some GPU\",\"threads\":16,\"precision\":\"fast\","
+#define BENCH_ROWS                                                                                                     \
+    "{\"shape\":\"llama2-7b\",\"phase\":\"open\",\"status\":\"ok\",\"seconds\":0.5,\"share\":0.142857,\"floor\":null," \
+    "\"seconds_model\":0.5,\"share_model\":0.0204,\"floor_model\":null},"                                              \
+    "{\"shape\":\"llama2-7b\",\"phase\":\"calibrate\",\"status\":\"ok\",\"seconds\":3,\"share\":0.857143,\"floor\":"   \
+    "1.75,\"seconds_model\":24,\"share_model\":0.9796,\"floor_model\":14},"                                            \
+    "{\"shape\":\"llama2-7b\",\"phase\":\"total\",\"status\":\"ok\",\"seconds\":3.5,\"share\":1,\"floor\":1.75,"       \
+    "\"seconds_model\":24.5,\"share_model\":1,\"floor_model\":14}"
+#define BENCH_RUN                                                                                                      \
+    "\"shape\":\"llama2-7b\",\"blocks\":4,\"model_blocks\":32,\"weights\":809500672,\"model_weights\":6476005376,"     \
+    "\"tokens\":262144,\"generate_seconds\":3.25,\"limits\":{\"read_gb_s\":6.5},\"seconds\":3.5,\"seconds_model\":"    \
+    "24.5,\"floor_seconds\":1.75,\"floor_seconds_model\":14,\"over_floor\":2,\"over_floor_model\":1.75,\"plan\":"      \
+    "{\"host_bytes\":1500000000,\"device\":{\"bytes\":14900000000,\"limit\":80000000000,\"batch\":2048}},"             \
+    "\"plan_24gb\":{\"error\":\"25.1 GB wanted, 24 GB there\"},\"quantize\":{\"peak_rss_bytes\":1400000000,"           \
+    "\"bits_per_weight\":4.25,\"average_rank\":12.5}"
 static const char bench_quantize_result[] =
-    "{\"device\":\"cuda\",\"machine\":\"Some GPU\",\"threads\":16,\"shape\":\"llama2-7b\",\"precision\":\"fast\","
-    "\"blocks\":4,\"model_blocks\":32,\"weights\":809500672,\"model_weights\":6476005376,\"tokens\":262144,"
-    "\"generate_seconds\":3.25,\"limits\":{\"read_gb_s\":6.5},\"rows\":["
-    "{\"phase\":\"open\",\"seconds\":0.5,\"seconds_model\":0.5},"
-    "{\"phase\":\"total\",\"seconds\":3.5,\"seconds_model\":24.5},"
-    "{\"phase\":\"floor\",\"seconds\":1.75,\"seconds_model\":null}],"
-    "\"seconds\":3.5,\"seconds_model\":24.5,\"floor_seconds\":1.75,\"floor_seconds_model\":14,\"over_floor\":2,"
-    "\"over_floor_model\":1.75,\"plan\":{\"host_bytes\":1500000000,\"device\":{\"bytes\":14900000000,\"limit\":"
-    "80000000000,\"batch\":2048}},\"plan_24gb\":{\"error\":\"25.1 GB wanted, 24 GB there\"},"
-    "\"quantize\":{\"peak_rss_bytes\":1400000000,\"bits_per_weight\":4.25,\"average_rank\":12.5}}";
+    "{" BENCH_MACHINE BENCH_RUN ",\"rows\":[" BENCH_ROWS "],\"runs\":[{" BENCH_RUN "}]}";
+static const char bench_quantize_several[] =
+    "{" BENCH_MACHINE "\"limits\":{\"copy_gb_s\":3012.3},\"rows\":[" BENCH_ROWS
+    ",{\"shape\":\"opt-66b\",\"phase\":null,\"status\":\"/scratch: 20.0 GB are free\"}],\"runs\":[{" BENCH_RUN
+    "},{\"shape\":\"opt-66b\",\"error\":\"/scratch: 20.0 GB are free\"}]}";
 
 static const char bench_methods_result[] =
     "{\"command\":\"flrq bench methods "
@@ -508,12 +519,13 @@ flrq_status flrq_run(const flrq_params *params, flrq_event_fn on_event, void *us
     }
     if (params->job && strcmp(flrq_params_get(params, "print"), "true") == 0)
         answer = "{\"script\":\"#!/bin/bash\\nrun\\n\"}";
+    if (strcmp(scenario, "several") == 0) answer = bench_quantize_several;
     if (strcmp(scenario, "sparse") == 0) answer = "{}";
     if (strcmp(scenario, "odd-types") == 0)
-        answer =
-            "{\"perplexity\":\"x\",\"blocks\":{},\"worst\":[1],\"phases\":[],\"tensors\":[null,{\"shape\":3}],"
-            "\"devices\":7,"
-            "\"rows\":[[]],\"notices\":[1],\"dropped\":[0],\"tied\":[2],\"memory\":\"m\",\"scheme\":[],\"config\":[]}";
+        answer = "{\"perplexity\":\"x\",\"blocks\":{},\"worst\":[1],\"phases\":[],\"tensors\":[null,{\"shape\":3}],"
+                 "\"devices\":7,"
+                 "\"rows\":[[]],\"runs\":[1,[]],\"notices\":[1],\"dropped\":[0],\"tied\":[2],\"memory\":\"m\","
+                 "\"scheme\":[],\"config\":[]}";
     if (strcmp(scenario, "hostile") == 0) answer = hostile_result;
     if (strcmp(scenario, "same") == 0) answer = "{\"a\":\"A\",\"b\":\"A\",\"identical\":true,\"equal\":13}";
     if (strcmp(command, "quantize") == 0) run_blocks(&to, strcmp(scenario, "slow") == 0 ? 60 : 0);

@@ -133,6 +133,8 @@ golden tokenize tokenize MODEL -o ids.npy
 golden bench bench sketch
 golden bench-ops bench ops
 golden bench-quantize bench quantize
+golden bench-quantize-several bench quantize --name several
+golden bench-quantize-several-quiet bench quantize --name several --quiet
 golden bench-methods bench methods MODEL
 golden bench-methods-sparse bench methods sparse
 golden bench-methods-odd-types bench methods odd-types

@@ -219,7 +219,7 @@ expect "quantized already" grep -q 'quantized already' "$work/err"
 flrq 0 bench quantize --device "$device" --shape llama2-7b --plan-only --keep --scratch "$scratch"
 expect "plan writes holes, not 13 GB" number "$(du -sk "$scratch" | cut -f 1) < 4096"
 expect "a card of 24 GB" grep -q "24 GB card .* of the device's" "$work/out"
-rm -r "$scratch"/*
+rm -r "${scratch:?}"/*
 json 0 bench quantize --device "$device" --shape all --plan-only --scratch "$scratch"
 expect "a plan each" test "$(grep -c '"plan_24gb"' "$work/tidy")" -eq 12
 expect "all planned" test "$(grep -c '"error"' "$work/tidy")" -eq 0
