@@ -10,6 +10,7 @@
 #include <lapacke.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const char *const flrq_bench_method_names[FLRQ_BENCH_METHODS] = {"block", "r1", "rsvd", "svd", "svdj"};
 
@@ -34,8 +35,18 @@ const char *flrq_bench_routine(const flrq_backend *be, flrq_bench_method method)
 
 void flrq_bench_baseline_check(const flrq_backend *be, const flrq_device_info *device, flrq_reporter *reporter) {
     int wide = strcmp(device->instruction_set, "avx512") == 0;
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    double load;
+    if (!on_cpu(be)) return;
+    /* An earlier run of this program alone leaves a load of its threads, which are no more than the processors. */
+    if (getloadavg(&load, 1) == 1 && load > 1.25 * (double)processors)
+        flrq_notice(
+            reporter,
+            "others compute here (load %.1f on %ld processors): no time of this run counts, least of all those of "
+            "OpenBLAS, whose threads wait for each other without sleeping",
+            load, processors);
     /* Prescott is what OpenBLAS takes for a processor that is newer than itself. */
-    if (!on_cpu(be) || !strstr(device->libraries, "Prescott")) return;
+    if (!strstr(device->libraries, "Prescott")) return;
     if (!wide && strcmp(device->instruction_set, "avx2") != 0) return;
     flrq_notice(
         reporter,

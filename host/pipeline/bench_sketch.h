@@ -21,7 +21,8 @@ extern const char *const flrq_bench_method_names[FLRQ_BENCH_METHODS];
 /** What really runs on the backend: "LAPACK gesdd". NULL where it has no such method. (bench_baselines.c) */
 const char *flrq_bench_routine(const flrq_backend *be, flrq_bench_method method);
 
-/** Notices an OpenBLAS that runs old kernels on a new processor, which every speed-up over it would be taken for. */
+/** Notices what makes the baselines of a CPU slower than they are: a busy machine, and an OpenBLAS that runs old
+ * kernels on a new processor. */
 void flrq_bench_baseline_check(const flrq_backend *be, const flrq_device_info *device, flrq_reporter *reporter);
 
 /** How the libraries' SVDs run. */

@@ -226,8 +226,8 @@ static const entry table[] = {
     TEXT("ranks", "bench", "LIST", "32,64,128", ranks, BENCH_SKETCH, 0, "Comma-separated ranks."),
     TEXT(
         "methods", "bench", "LIST", "block,r1,rsvd,svd,svdj", methods, BENCH_SKETCH, 0,
-        "Comma-separated: block and r1 (flrq's), rsvd (the device library's randomised SVD), svd (its exact one), svdj "
-        "(by Jacobi rotations)."),
+        "Comma-separated: block and r1 (flrq's), rsvd (the device library's randomised SVD; on a CPU the textbook's, by "
+        "OpenBLAS), svd (its exact one), svdj (by Jacobi rotations)."),
     TEXT("methods", "bench", "LIST", "all", methods, BENCH_METHODS, 0,
          "Comma-separated: rtn, clip, lqer, svd, block, r1, exact, epochs; all of them otherwise."),
     INT("repeats", "bench", "5", 1, 1000, repeats, BENCH_SKETCH, 0, "Timed repetitions after one warm-up."),
