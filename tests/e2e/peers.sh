@@ -77,6 +77,7 @@ expect "the control does not diverge" number "$(cells "$csv" kl_mean peer contro
 expect "2 bits cost quality" number "$(cells "$csv" kl_mean peer flrq method rtn bits 2) > 0.05"
 expect "flrq beats rounding" number "$(cells "$csv" kl_mean peer flrq method flrq bits 2) < $(cells "$csv" kl_mean method rtn bits 2)"
 expect "bits of rounding" number "$(cells "$csv" bits_per_weight peer flrq method rtn bits 2) == 2.125"
+# shellcheck disable=SC2086
 expect "versions" $bare -c 'import json, sys; v = json.load(open(sys.argv[1])); assert v["versions"]["flrq"] and v["date"] and not v["versions"]["hqq"]' \
     "${csv%.csv}.json"
 # The control can fail: weights that lose the lower half of their mantissa on the way are noticed.
