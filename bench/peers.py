@@ -334,7 +334,8 @@ def write_fp32(source, replaced, out):
 def draw_tokens(options, path):
     """Writes the calibration segments [samples, length] that everyone gets, drawn from the tokenized text."""
     stream = os.path.join(options.scratch, "stream.npy")
-    run_flrq(options, ["tokenize", options.model, "--text", options.calib, "-o", stream, *separator(options)])
+    run_flrq(options, ["tokenize", options.model, "--text", options.calib, "-o", stream, "--json",
+                       *separator(options)])
     tokens = array.array("i")
     with open(stream, "rb") as f:
         start = 10 + struct.unpack("<8xH", f.read(10))[0]
