@@ -194,6 +194,22 @@ static void test_steep(void **state) {
     json_decref(result);
 }
 
+/* 64 terms and 768 x 1024 / 2^17 = 6 spikes stand above the noise: the best rank is 70 of all methods that see the
+ * whole spectrum at once. The greedy rule stops at once, since the first terms take no spike away. */
+static void test_spikes_are_ranks(void **state) {
+    json_t *result =
+        RUN("shapes", "768x1024", "spectra", "step", "outliers", "spikes", "ranks", "80", "rank-extra", "1");
+    static const char *const methods[] = {"block", "rsvd", "svd"};
+    for (int k = 0; k < 3; k++) {
+        const json_t *row = row_of(result, "ranks", NULL, methods[k], 0);
+        assert_int_equal(number_of(row, "rank_best"), 70);
+        assert_int_equal(number_of(row, "rank_r1flr"), 0);
+        assert_string_equal(text_of(row, "cap_from"), "ranks");
+        assert_true(json_is_false(json_object_get(row, "capped")));
+    }
+    json_decref(result);
+}
+
 /* Every row of the ranks follows from the curves beside it, and the summary from the rows. */
 static void test_consistent(void **state) {
     json_t *result = RUN("shapes", "200x300,300x200", "spectra", "power,flat,step", "outliers", "spikes,rows", "ranks",
@@ -445,6 +461,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_planted_rank),
         cmocka_unit_test(test_steep),
+        cmocka_unit_test(test_spikes_are_ranks),
         cmocka_unit_test(test_consistent),
         cmocka_unit_test(test_zero_matrix),
         cmocka_unit_test(test_small),
