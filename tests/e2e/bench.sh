@@ -17,7 +17,7 @@ column() {
 }
 
 # ---- bench ops --------------------------------------------------------------------------------------------------------
-flrq 0 bench ops --device "$device" --only "gram 4096x40" --seconds 0.001 --csv "$work/ops.csv"
+flrq 0 bench ops --device "$device" --only "gram 4096x40" --seconds 0.001 -o "$work"
 expect "a row a case" test "$(rows "$work/ops.csv")" -eq 1
 expect "measured" test "$(column "$work/ops.csv" status)" = ok
 expect "a fraction of the floor" number "$(column "$work/ops.csv" of_floor) > 0"
@@ -26,7 +26,7 @@ json 0 bench ops --device "$device" --only "cholesky b=40" --seconds 0.001
 expect "limits in the result" number "$(value copy_gb_s) > 0 && $(value full_gflop_s) > 0 && $(value upload_gb_s) > 0"
 flrq 2 bench ops --device "$device" --only "no such case"
 expect "no case" grep -q 'no such case' "$work/err"
-flrq 1 bench ops --device "$device" --only "cholesky b=40" --seconds 0.001 --csv "$work/no/such/folder.csv"
+flrq 1 bench ops --device "$device" --only "cholesky b=40" --seconds 0.001 -o "$work/no/such/folder"
 expect "the file is named" grep -q "no/such/folder" "$work/err"
 
 # ---- bench sketch -----------------------------------------------------------------------------------------------------
