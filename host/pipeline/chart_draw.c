@@ -181,9 +181,10 @@ static double round_step(double step) {
 
 /* Ticks at multiples of `step` between low and high. */
 static void linear_ticks(chart_scale *s, double low, double high, double step) {
+    s->ticks = 0;
+    if (!(step >= 1e-300)) return; /* beyond what can be counted in */
     double largest = fmax(fabs(low), fabs(high)), first = ceil(low / step - 1e-6);
     int decimals = (int)fmax(0, -floor(log10(step) + 1e-9));
-    s->ticks = 0;
     for (double i = first; i * step <= high + 1e-6 * step && s->ticks < CHART_TICKS; i++) {
         double value = fabs(i) < 0.5 ? 0 : i * step;
         chart_number *n = &s->text[s->ticks];
@@ -199,26 +200,47 @@ static void linear_ticks(chart_scale *s, double low, double high, double step) {
     }
 }
 
-/* Ticks at powers of ten, with their 2- and 5-fold where there is room, between 10^low and 10^high. Less than three of
- * them say too little: then round numbers. */
-static void log_ticks(chart_scale *s, double room) {
-    double decade = fabs(s->to - s->from) / (s->high - s->low);
-    bool dense = 0.3 * decade >= room;
-    double stride = dense ? 1 : ceil(room / decade);
+/* Ticks at powers of ten, every `stride`-th, with their 2- and 5-fold where `dense`. */
+static void decade_ticks(chart_scale *s, double stride, bool dense) {
+    static const double folds[] = {1, 2, 5};
     s->ticks = 0;
     for (double d = stride * floor(s->low / stride); d <= s->high; d += stride)
         for (int k = 0; k < (dense ? 3 : 1) && s->ticks < CHART_TICKS; k++) {
-            static const double folds[] = {1, 2, 5};
             double at = d + log10(folds[k]);
             if (at < s->low - 1e-9 || at > s->high + 1e-9) continue;
             s->tick[s->ticks] = folds[k] * pow(10, d);
             s->text[s->ticks] = chart_value(s->tick[s->ticks], 3);
             s->ticks++;
         }
-    if (s->ticks < 3 && s->high - s->low < 1.5) {
-        double low = pow(10, s->low), high = pow(10, s->high);
-        linear_ticks(s, low, high, round_step((high - low) * room * 1.6 / fabs(s->to - s->from)));
+}
+
+/* Removes ticks that are too near to the one before. */
+static void thin_ticks(chart_scale *s, double gap) {
+    int kept = 0;
+    for (int i = 0; i < s->ticks; i++) {
+        if (kept > 0 && fabs(chart_at(s, s->tick[i]) - chart_at(s, s->tick[kept - 1])) < gap) continue;
+        s->tick[kept] = s->tick[i];
+        s->text[kept++] = s->text[i];
     }
+    s->ticks = kept;
+}
+
+/* Powers of ten, or their 2- and 5-fold too; where these are less than three, round numbers. */
+static void log_ticks(chart_scale *s, double room) {
+    double decade = fabs(s->to - s->from) / (s->high - s->low), low = pow(10, s->low), high = pow(10, s->high);
+    bool dense = 0.3 * decade >= room;
+    double stride = dense ? 1 : ceil(room / decade);
+    decade_ticks(s, stride, dense);
+    if (s->ticks < 2 && stride > 1) decade_ticks(s, stride - 1, false);
+    if (s->ticks < 3 && decade > 0.5 * room) {
+        decade_ticks(s, 1, true);
+        thin_ticks(s, 0.6 * room);
+    }
+    if (s->ticks >= 3 || s->high - s->low > 2) return;
+    double step = round_step((high - low) * fmin(room * 1.6 / fabs(s->to - s->from), 0.5));
+    linear_ticks(s, low, high, step);
+    for (int i = 0; i < 3 && s->ticks < 3; i++) linear_ticks(s, low, high, step = round_step(step / 2.5));
+    thin_ticks(s, 0.6 * room);
 }
 
 /* The ends of a linear scale without a fixed range. */
@@ -252,8 +274,8 @@ chart_scale chart_scale_make(const chart_range *range, const flrq_chart_axis *ax
     else if (s.log && range->any) {
         fixed_range(&s, range->low, range->high);
         double air = s.high - s.low > 1e-9 ? 0.04 * (s.high - s.low) : 0.3;
-        s.low -= air;
-        s.high += air;
+        s.low = fmax(s.low - air, -323.3); /* what a double can hold */
+        s.high = fmin(s.high + air, 301);
     } else if (s.log)
         s.high = 1;
     else
@@ -273,6 +295,7 @@ chart_scale chart_scale_make(const chart_range *range, const flrq_chart_axis *ax
         s.high += air;
     }
     linear_ticks(&s, s.low, s.high, step);
+    if (s.ticks < 2 && !(range->whole && step <= 1)) linear_ticks(&s, s.low, s.high, round_step(step / 2.5));
     return s;
 }
 
@@ -303,7 +326,8 @@ double chart_legend(FILE *out, double left, double right, double y, const char *
         all += SAMPLE + GAP + name + APART;
         widest = fmax(widest, SAMPLE + GAP + name + APART);
     }
-    bool columns = all - APART > right - left; /* several rows: entries stand below each other */
+    /* Several rows: entries stand below each other, unless a long one leaves room for no column beside it. */
+    bool columns = all - APART > right - left && 2 * widest - APART <= right - left;
     for (size_t i = 0; i < count; i++) {
         double name = fmin(chart_text_width(names[i], CHART_FONT), room);
         double wide = columns ? widest : SAMPLE + GAP + name + APART;

@@ -53,8 +53,8 @@ bool chart_drawable(double value, bool log);
 void chart_range_add(chart_range *range, double value);
 
 /** A scale over the range: with `snap` from tick to tick, else with a little air; one that begins near zero begins at
- *  zero when `snap` is set. Equal values get a range around them, no values one from 0 to 1. Labels of ticks stand at
- *  least `room` apart. `axis` may fix the range. */
+ *  zero when `snap` is set. Equal values get a range around them, no values one from 0 to 1. Labels of ticks stand
+ *  about `room` apart, where the range has no two such ticks half of that. `axis` may fix the range. */
 chart_scale chart_scale_make(const chart_range *range, const flrq_chart_axis *axis, bool snap, double from, double to,
                              double room);
 

@@ -169,6 +169,12 @@ static void keep_marks_free(plot *p) {
     }
     for (size_t i = 0; i < p->chart->count; i++) {
         const flrq_chart_series *s = &p->chart->series[i];
+        double low, high;
+        for (size_t k = 0; k < s->count; k++) {
+            if (!drawable(p, s, k) || !spread(p, s, k, &low, &high)) continue;
+            double x = chart_at(&p->x, s->x[k]);
+            keep_line_free(p, x, chart_at(&p->y, low), x, chart_at(&p->y, high));
+        }
         for (size_t k = 1; s->line && k < s->count; k++)
             if (drawable(p, s, k - 1) && drawable(p, s, k))
                 keep_line_free(p, chart_at(&p->x, s->x[k - 1]), chart_at(&p->y, s->y[k - 1]), chart_at(&p->x, s->x[k]),
@@ -288,6 +294,8 @@ void flrq_chart_xy(FILE *out, const flrq_chart *chart) {
     p.left = CHART_EDGE + (chart->y.label && *chart->y.label ? 20 : 0) + chart_tick_width(&p.y) + 6;
     p.right = fmax(width - CHART_EDGE - 6, p.left + 20);
     p.x = chart_scale_make(&x, &chart->x, false, p.left, p.right, 46);
+    double widest = chart_tick_width(&p.x) + 10;
+    if (widest > 46) p.x = chart_scale_make(&x, &chart->x, false, p.left, p.right, widest);
     chart_open(out, chart->title, chart->note, width, p.bottom + (chart->x.label && *chart->x.label ? 44 : 24));
     put_legend(out, chart, width, heading);
     if (any) {
