@@ -1,10 +1,12 @@
 #!/bin/sh
 # setup.sh - installs what the build needs and lacks on Debian or Ubuntu, and says what. On other systems it lists the
 # missing packages and stops. Asks for root (sudo) only when something is missing. With the argument "test" also what the
-# tests of many workers run on, Slurm and two MPIs, where apt is; elsewhere these tests take what they find, or skip.
+# tests of many workers run on, Slurm and two MPIs, and a browser for the page of a report, where apt is; elsewhere these
+# tests take what they find, or skip.
 set -eu
 
 packages=
+browser=
 need() { # need PACKAGE TEST...: the package is missing when the test fails
     package=$1
     shift
@@ -37,10 +39,12 @@ if [ "${1:-}" = test ] && command -v apt-get >/dev/null 2>&1; then
     need slurmd test -e /usr/sbin/slurmd
     need slurm-client test -e /usr/bin/sbatch
     need munge test -e /usr/sbin/munged
+    # Not every distribution has a browser as a package that can be installed here: without it the setup is complete too.
+    command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || browser=chromium
 fi
-[ -n "$packages" ] || exit 0
+[ -n "$packages$browser" ] || exit 0
 
-echo "flrq needs these packages that are not installed:$packages"
+echo "flrq needs these packages that are not installed:$packages${browser:+ $browser (for one test)}"
 if ! command -v apt-get >/dev/null 2>&1; then
     echo "Install their equivalents with this system's package manager, then run make again." >&2
     exit 1
@@ -48,6 +52,7 @@ fi
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null 2>&1 || {
+        [ -n "$packages" ] || exit 0
         echo "Run as root: apt-get install$packages" >&2
         exit 1
     }
@@ -55,6 +60,8 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "Root is needed to install them."
 fi
 export DEBIAN_FRONTEND=noninteractive
-$as_root apt-get update -qq
+$as_root apt-get update -qq || [ -z "$packages" ]
 # shellcheck disable=SC2086
-$as_root apt-get install -y -qq --no-install-recommends $packages >/dev/null
+[ -z "$packages" ] || $as_root apt-get install -y -qq --no-install-recommends $packages >/dev/null
+[ -z "$browser" ] || $as_root apt-get install -y -qq --no-install-recommends "$browser" >/dev/null 2>&1 ||
+    echo "$browser cannot be installed: the test of the report's page does not open it in a browser"
