@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { PLOT_HEIGHT = 300, MARK = 4, LABEL_ROOM = 170, BOXES = 3000 };
+enum { PLOT_HEIGHT = 300, MARK = 4, LABEL_ROOM = 170, BOXES = 3000, ROOM = 34 }; /* ROOM: of a short label of x */
 
 /* What a label must not hide; `soft` ones (pieces of lines) only where that is possible. */
 typedef struct box {
@@ -293,9 +293,9 @@ void flrq_chart_xy(FILE *out, const flrq_chart *chart) {
     p.y = chart_scale_make(&y, &chart->y, true, p.bottom, p.top, 24);
     p.left = CHART_EDGE + (chart->y.label && *chart->y.label ? 20 : 0) + chart_tick_width(&p.y) + 6;
     p.right = fmax(width - CHART_EDGE - 6, p.left + 20);
-    p.x = chart_scale_make(&x, &chart->x, false, p.left, p.right, 46);
+    p.x = chart_scale_make(&x, &chart->x, false, p.left, p.right, ROOM);
     double widest = chart_tick_width(&p.x) + 10;
-    if (widest > 46) p.x = chart_scale_make(&x, &chart->x, false, p.left, p.right, widest);
+    if (widest > ROOM) p.x = chart_scale_make(&x, &chart->x, false, p.left, p.right, widest);
     chart_open(out, chart->title, chart->note, width, p.bottom + (chart->x.label && *chart->x.label ? 44 : 24));
     put_legend(out, chart, width, heading);
     if (any) {

@@ -201,7 +201,7 @@ static const char style[] =
     "details{margin:.4rem 0 1rem}summary{cursor:pointer;color:#0a5a91;font-size:.92rem}\n"
     "footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--line);font-size:.85rem;color:var(--soft)}\n"
     "@media(max-width:40rem){body{padding-top:1.5rem}h1{font-size:1.55rem}.wide{overflow-x:auto}"
-    ".wide svg{width:36rem;max-width:none!important}.tiles{grid-template-columns:1fr 1fr}}\n"
+    ".wide svg{width:32rem;max-width:none!important}.tiles{grid-template-columns:1fr 1fr}}\n"
     "@media print{html{font-size:11px}body{max-width:none;padding:0}nav{display:none}h2{break-after:avoid}"
     "figure,.tiles div,tr,pre{break-inside:avoid}thead{display:table-header-group}.scroll{overflow:visible}}\n";
 

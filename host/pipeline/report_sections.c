@@ -361,7 +361,7 @@ static void put_curves(FILE *out, const json_t *const *worst, size_t count) {
     if (longest > 1) {
         fputs("<figure class=\"wide\">", out);
         flrq_chart_xy(out, &(flrq_chart){.title = "Largest entry left when the low rank grows",
-                                         .note = "relative to the scaled matrix; what the rules of the rank look at",
+                                         .note = "relative to the largest entry of the scaled matrix",
                                          .x = {.label = "rank"},
                                          .y = {.label = "largest entry left"},
                                          .series = series,
