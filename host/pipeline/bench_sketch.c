@@ -236,6 +236,8 @@ static flrq_status residual_of(bench *b, const triplets *t, int64_t rank, double
     a.d_l = d_l, a.d_r = d_r, a.rank = rank, a.lr_sign = -1;
     FLRQ_GOTO(be->sum_squares(be, &squares, &a));
     *out = sqrt(squares);
+    if (!isfinite(squares))
+        status = flrq_fail(FLRQ_ERR_NUMERIC, "the residual at rank %lld is not finite", (long long)rank);
 out:
     be->release(be, d_r);
     be->release(be, d_l);
@@ -244,14 +246,22 @@ out:
     return status;
 }
 
-/* What the device cannot do, or has no memory for, is an outcome; any other status stays what it is. */
+/* What the device cannot do or has no memory for, and what did not converge, is an outcome; any other status stays what
+ * it is. */
 static flrq_status excuse(bench *b, flrq_bench_method method, flrq_status status, outcome *out) {
-    if (status == FLRQ_ERR_UNSUPPORTED) {
+    switch (status) {
+    case FLRQ_ERR_UNSUPPORTED:
         *out = (outcome){.status = "not on this device"};
         return FLRQ_OK;
+    case FLRQ_ERR_MEMORY:
+        *out = (outcome){.status = "not enough memory"};
+        break;
+    case FLRQ_ERR_NUMERIC:
+        *out = (outcome){.status = "no result"};
+        break;
+    default:
+        return status;
     }
-    if (status != FLRQ_ERR_MEMORY) return status;
-    *out = (outcome){.status = "not enough memory"};
     flrq_notice(b->reporter, "%s of %s: %s", flrq_bench_method_names[method], b->source->name, flrq_last_error());
     return FLRQ_OK;
 }
@@ -503,6 +513,8 @@ static flrq_status run_source(bench *b, size_t index) {
     json_array_append_new(b->matrices, new_row(b));
     if (b->dump) FLRQ_GOTO(dump(b));
     FLRQ_GOTO(b->be->sum_squares(b->be, &b->norm2, &b->loaded.a));
+    if (!isfinite(b->norm2))
+        FLRQ_GOTO(flrq_fail(FLRQ_ERR_NUMERIC, "tensor %s: the squares of its elements exceed fp32", b->source->name));
     status = run_matrix(b);
 out:
     flrq_bench_source_unload(&b->loaded, b->be);

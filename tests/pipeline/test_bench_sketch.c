@@ -330,6 +330,10 @@ static void test_checkpoint_refusals(void **state) {
     a[17] = NAN;
     REFUSED(FLRQ_ERR_NUMERIC, "tensor model.layers.0.only.weight: element (1, 7)", "model",
             planted(a, 12, 10, FLRQ_BF16, name));
+    /* Vector lanes sum squares in fp32. */
+    float wide[8 * 256] = {1e30f};
+    REFUSED(FLRQ_ERR_NUMERIC, "tensor model.layers.0.only.weight: the squares", "model",
+            planted(wide, 8, 256, FLRQ_F32, name));
     a[17] = 0, a[3] = -INFINITY;
     REFUSED(FLRQ_ERR_NUMERIC, "element (0, 3)", "model", planted(a, 12, 10, FLRQ_F16, name));
 }
