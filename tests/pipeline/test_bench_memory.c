@@ -1,12 +1,23 @@
-/* test_bench_memory.c - bench sketch on a device that is short of memory: what a method has no room for is a row that
- * says so, and whichever allocation fails, nothing is left behind.
+/* test_bench_memory.c - bench sketch on a device that is short of memory, or whose library gives up: what a method has
+ * no room for or no result of is a row that says so, and whichever allocation fails, nothing is left behind.
  */
 #include "device.h"
+#include "pipeline/bench_sketch.h"
 
 static char notice[512];
 
 static void on_event(void *user, const flrq_event *event) {
     if (event->kind == FLRQ_EVENT_NOTICE) snprintf(notice, sizeof notice, "%s", event->text);
+}
+
+static int fail_svd; /* number of the call that does not converge; 0: none */
+
+flrq_status __real_flrq_bench_baseline_run(flrq_backend *be, const flrq_bench_baseline *options, float *d_a, int64_t m,
+                                           int64_t n, float *d_u, float *d_s, float *d_vt);
+flrq_status __wrap_flrq_bench_baseline_run(flrq_backend *be, const flrq_bench_baseline *options, float *d_a, int64_t m,
+                                           int64_t n, float *d_u, float *d_s, float *d_vt) {
+    if (fail_svd && --fail_svd == 0) return flrq_fail(FLRQ_ERR_NUMERIC, "svd: no convergence");
+    return __real_flrq_bench_baseline_run(be, options, d_a, m, n, d_u, d_s, d_vt);
 }
 
 static flrq_status run(const char *methods, json_t **result) {
@@ -53,6 +64,23 @@ static void test_one_method_too_large(void **state) {
     device_is_clean();
 }
 
+/* In the warm-up or in a timed run. */
+static void test_no_convergence(void **state) {
+    for (int call = 1; call <= 2; call++) {
+        json_t *result;
+        device_reset(0);
+        fail_svd = call;
+        MUST(run("block,svd", &result));
+        assert_int_equal(fail_svd, 0);
+        assert_string_equal(status_of(result, "svd"), "no result");
+        assert_string_equal(status_of(result, "block"), "ok");
+        assert_non_null(strstr(notice, "svd of flat+columns 128x128: svd: no convergence"));
+        assert_int_equal(json_array_size(json_object_get(result, "ranks")), 1);
+        json_decref(result);
+        device_is_clean();
+    }
+}
+
 /* Allocation after allocation fails: a result whose rows say so, or one line. */
 static void test_every_allocation(void **state) {
     int rows = 0, failures = 0;
@@ -81,6 +109,6 @@ static void test_every_allocation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_method_too_large),
-                                       cmocka_unit_test(test_every_allocation)};
+                                       cmocka_unit_test(test_no_convergence), cmocka_unit_test(test_every_allocation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
