@@ -274,7 +274,7 @@ chart_scale chart_scale_make(const chart_range *range, const flrq_chart_axis *ax
     else if (s.log && range->any) {
         fixed_range(&s, range->low, range->high);
         double air = s.high - s.low > 1e-9 ? 0.04 * (s.high - s.low) : 0.3;
-        s.low = fmax(s.low - air, -323.3); /* what a double can hold */
+        s.low = fmax(s.low - air, -323.306); /* what a double can hold */
         s.high = fmin(s.high + air, 301);
     } else if (s.log)
         s.high = 1;

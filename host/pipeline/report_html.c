@@ -121,8 +121,7 @@ void report_table(FILE *out, const char *const *columns, size_t count) {
         flrq_chart_text(out, columns[i] + text);
         fputs("</th>", out);
     }
-    fputs("</tr></thead>\n<tbody", out);
-    fputs(">", out);
+    fputs("</tr></thead>\n<tbody>", out);
 }
 
 void report_row(FILE *out) {

@@ -150,6 +150,10 @@ browse() { # browse ARGUMENT...: every name is one that does not resolve; what t
         --user-data-dir="$work/profile" --host-resolver-rules='MAP * ~NOTFOUND' --enable-logging=stderr "$@" \
         >"$work/out" 2>"$work/err" </dev/null
 }
+if ! browse --dump-dom about:blank; then
+    echo "$browser does not start here: the page was not opened in a browser"
+    finish
+fi
 expect "browser: opens" browse --log-net-log="$work/net" --dump-dom "file://$page"
 for section in facts ranks errors bits time worst matrices; do
     expect "browser: section $section" test "$(grep -c "<h2 id=\"$section\">" "$work/out")" -eq 1
@@ -165,6 +169,12 @@ sed 's|<meta http-equiv[^>]*>|<script>console.log("planted")</script><img src="h
 browse --log-net-log="$work/net" --dump-dom "file://$work/planted.html"
 expect "browser: planted word is seen" test "$(grep -c -e CONSOLE "$work/err")" -eq 1
 expect "browser: planted request is seen" test "$(requests "$work/net")" -gt 0
+# A browser takes hostile names for text as well, wherever they stand.
+browse --dump-dom "file://$work/odd.html"
+expect "browser: hostile names are no elements" test "$(grep -c -i -e '<script' -e '<img' "$work/out")" -eq 0
+expect "browser: hostile names do not end the page" grep -q '<h2 id="matrices">' "$work/out"
+expect "browser: hostile names say nothing" test "$(grep -c -e CONSOLE "$work/err")" -eq 0
+
 # An empty page is rows of one colour, which deflate takes down to a thousandth of their 3 bytes a pixel, and the marks of
 # the page cannot be: five times the empty page is far below what they need (more than ten times).
 echo '<!DOCTYPE html><title>empty</title>' >"$work/empty.html"
