@@ -35,7 +35,8 @@ typedef struct heat_layout {
 } heat_layout;
 
 static double shade_of(const heat_layout *h, double value) {
-    return h->high_value > h->low ? (value - h->low) / (h->high_value - h->low) : 0.5;
+    if (h->high_value > h->low) return (value - h->low) / (h->high_value - h->low);
+    return value == 0 ? 0 : 0.5; /* all the same */
 }
 
 static heat_layout heat_layout_make(const flrq_heat_map *map) {
@@ -73,7 +74,7 @@ static void put_heat_scale(FILE *out, const flrq_heat_map *map, const heat_layou
     for (int i = 0; i < STEPS; i++) {
         int lap = i < STEPS - 1; /* reaches below the next: no seams */
         fprintf(out, "<path d=\"M%.2f,%.2fh%dv12h-%dz\" fill=\"", x + i * STEP, y, STEP + lap, STEP + lap);
-        put_shade(out, h->high_value > h->low ? (double)i / (STEPS - 1) : 0.5);
+        put_shade(out, shade_of(h, h->low + (h->high_value - h->low) * i / (STEPS - 1)));
         fputs("\"/>", out);
     }
     chart_put_text(out, x + STEPS * STEP + 6, y + 10, "", CHART_TICK, 100, high.text);

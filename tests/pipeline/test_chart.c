@@ -40,9 +40,10 @@ static void draw_text(FILE *out, const void *what) {
     flrq_chart_text(out, what);
 }
 
+/* free(). The stream's own variables are static, lest GCC 12 take what it puts there for the address of a local. */
 static char *drawn(draw_fn draw, const void *what) {
-    char *text = NULL;
-    size_t bytes;
+    static char *text;
+    static size_t bytes;
     FILE *out = open_memstream(&text, &bytes);
     assert_non_null(out);
     draw(out, what);
@@ -523,10 +524,10 @@ static int overlap(rectangle a, rectangle b) {
 /* Rectangles of the labels, whose capitals are about 8 high above the base line. */
 static size_t labels_of(const char *svg, rectangle *boxes) {
     size_t count = 0;
+    char text[100];
     const char *p = strstr(svg, "<g class=\"labels\""), *end = p ? strstr(p, "</g>") : NULL;
     assert_non_null(end);
     for (; (p = strstr(p, "<text ")) && p < end; p++) {
-        char text[100];
         const char *body = strchr(p, '>') + 1, *anchor = strstr(p, "text-anchor=\"");
         snprintf(text, sizeof text, "%.*s", (int)strcspn(body, "<"), body);
         double x = attribute(p, "x"), y = attribute(p, "y"), width = chart_text_width(text, CHART_TICK);
