@@ -161,22 +161,26 @@ static void rank_table(const json_t *result, FILE *out) {
     free(title);
 }
 
-/* "ranks agree for 3 of 4 matrices; not for x" */
-static void agreement_line(const json_t *result, FILE *out) {
-    const json_t *agreement = json_object_get(result, "agreement"), *differ = json_object_get(agreement, "differ");
-    double matrices = cli_real(agreement, "matrices"), agree = cli_real(agreement, "agree");
-    size_t i;
-    json_t *name;
-    if (!(matrices > 0)) return;
-    fprintf(out, "ranks agree for %s of %s", cli_count(agree).text,
-            matrices == 1 ? "1 matrix" : cli_count(matrices).text);
-    if (matrices != 1) fputs(" matrices", out);
-    json_array_foreach(differ, i, name) {
-        char *text = cli_copy(json_is_string(name) ? json_string_value(name) : "?");
-        fprintf(out, "%s%s", i ? ", " : "; not for ", cli_clean(text));
+/* "ranks of r1: as the exact SVD's for 3 of 4 matrices; not for x", a fact for each method. */
+static void agreement_facts(cli_table *facts, const json_t *result) {
+    size_t i, k;
+    json_t *row, *name;
+    json_array_foreach(json_object_get(result, "agreement"), i, row) {
+        const char *method = cli_string(row, "method");
+        double matrices = cli_real(row, "matrices"), agree = cli_real(row, "agree");
+        if (!method || isnan(matrices) || isnan(agree)) continue;
+        char *label = cli_printf("ranks of %s", method), *text, *longer;
+        text = cli_printf("agree for %s of %s matrices", cli_count(agree).text, cli_count(matrices).text);
+        json_array_foreach(json_object_get(row, "differ"), k, name) {
+            longer = cli_printf("%s%s%s", text, k ? ", " : "; not for ",
+                                json_is_string(name) ? json_string_value(name) : "?");
+            free(text);
+            text = longer;
+        }
+        cli_fact(facts, label, "%s", text);
         free(text);
+        free(label);
     }
-    fputc('\n', out);
 }
 
 /* The routine behind each method, in the order of the rows. */
@@ -205,9 +209,9 @@ void cli_bench_sketch_show(const json_t *result, FILE *out) {
     rank_table(result, out);
     cli_table *facts = cli_facts_new();
     routine_facts(facts, rows);
+    agreement_facts(facts, result);
     machine_facts(facts, result);
-    if (cli_table_print(facts, NULL, out)) fputc('\n', out);
-    agreement_line(result, out);
+    cli_table_print(facts, NULL, out);
 }
 
 /* ---- bench ops --------------------------------------------------------------------------------------------------- */

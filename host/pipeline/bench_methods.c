@@ -87,37 +87,28 @@ static flrq_status parse_bits(bench *b) {
     return b->n_bits ? FLRQ_OK : flrq_fail(FLRQ_ERR_USAGE, "--bits names no bits");
 }
 
-static int kind_of(const char *name, size_t length) {
+static int kind_of(const char *name) {
     int kind = 0;
-    while (kind < KINDS && !(strlen(kinds[kind]) == length && strncmp(name, kinds[kind], length) == 0)) kind++;
+    while (strcmp(kinds[kind], name) != 0) kind++;
     return kind;
 }
 
 static flrq_status parse_methods(bench *b) {
-    const char *list = b->config->methods;
-    if (strcmp(list, "all") == 0) {
+    int chosen[KINDS], count;
+    if (strcmp(b->config->methods, "all") == 0) {
         b->wanted = (1u << KINDS) - 1;
         return FLRQ_OK;
     }
-    for (const char *p = list; *p;) {
-        size_t length = strcspn(p, ",");
-        int kind = kind_of(p, length);
-        if (kind == KINDS)
-            return flrq_fail(FLRQ_ERR_USAGE,
-                             "--methods takes all, or flrq, r1, exact, paper, epochs, svd, lqer, clip, rtn with "
-                             "commas, not \"%s\"",
-                             list);
-        b->wanted |= 1u << kind;
-        if (strncmp(p, "svd", 3) == 0 || strncmp(p, "lqer", 4) == 0) b->wanted |= 1u; /* whose ranks they get */
-        p += length + (p[length] == ',');
-    }
-    return b->wanted ? FLRQ_OK : flrq_fail(FLRQ_ERR_USAGE, "--methods names no method");
+    FLRQ_TRY(flrq_bench_choices("methods", b->config->methods, kinds, KINDS, chosen, &count));
+    for (int i = 0; i < count; i++) b->wanted |= 1u << chosen[i];
+    if (b->wanted & (1u << kind_of("svd") | 1u << kind_of("lqer"))) b->wanted |= 1u << kind_of("flrq"); /* its ranks */
+    return FLRQ_OK;
 }
 
 /* Wanted, and possible with this --group. */
 static bool takes_part(const bench *b, const variant *v) {
     int64_t group = b->config->group;
-    if (!(b->wanted >> kind_of(v->kind, strlen(v->kind)) & 1)) return false;
+    if (!(b->wanted >> kind_of(v->kind) & 1)) return false;
     return v->divide == 1 || (group > 0 && group % v->divide == 0);
 }
 
@@ -291,7 +282,7 @@ static const char *series_name(const char *kind) {
                                              "lqer (flrq's ranks)",
                                              "clip only (groups g to g/4)",
                                              "round to nearest (groups g to g/4)"};
-    return names[kind_of(kind, strlen(kind))];
+    return names[kind_of(kind)];
 }
 
 /* KL divergence over `key`: a series for each kind of method. */

@@ -65,12 +65,14 @@ typedef struct bench {
     int64_t rows, cols, full;
     double norm2;
     /* results */
-    json_t *matrices, *table, *choices, *curves, *differ;
-    int compared; /* matrices with ranks of several methods */
+    flrq_bench_files files;
+    json_t *result, *matrices, *table, *choices, *curves; /* the arrays are in the result */
 } bench;
 
 static flrq_status stopped(void) {
-    return flrq_stop_requested() ? flrq_fail(FLRQ_STOPPED, "stopped; bench keeps no state") : FLRQ_OK;
+    return flrq_stop_requested()
+               ? flrq_fail(FLRQ_STOPPED, "stopped; with -o DIR the tables of the matrices before this one are kept")
+               : FLRQ_OK;
 }
 
 static void triplets_free(triplets *t) {
@@ -381,7 +383,7 @@ static double curve_difference(const choice *t, const choice *reference) {
 
 /* Rows of the ranks and the curves. A method that did not get as far as the reference cannot be compared with it. */
 static void add_choices(bench *b, const choice *all) {
-    int reference = reference_of(all), compared = 0, agreeing = 0;
+    int reference = reference_of(all);
     for (int method = 0; method < FLRQ_BENCH_METHODS; method++) {
         const choice *t = &all[method];
         if (!t->amax) continue;
@@ -396,8 +398,6 @@ static void add_choices(bench *b, const choice *all) {
             int agrees = t->r1flr == all[reference].r1flr && t->best == all[reference].best;
             json_object_update_new(row, json_pack("{s:b, s:f}", "agrees", agrees, "curve_difference",
                                                   curve_difference(t, &all[reference])));
-            compared++;
-            agreeing += agrees;
         }
         json_array_append_new(b->choices, row);
         for (int64_t r = 0; r <= t->terms; r++)
@@ -405,8 +405,29 @@ static void add_choices(bench *b, const choice *all) {
                                                        flrq_bench_method_names[method], "r", (json_int_t)r, "amax",
                                                        (double)t->amax[r]));
     }
-    b->compared += compared > 0;
-    if (agreeing < compared) json_array_append_new(b->differ, json_string(b->source->name));
+}
+
+/* For each method that was held against a reference: [{"method", "matrices", "agree", "differ": [names]}]. */
+static json_t *agreement_of(const json_t *choices) {
+    json_t *list = json_array(), *row;
+    for (int method = 0; method < FLRQ_BENCH_METHODS; method++) {
+        json_t *differ = json_array();
+        json_int_t matrices = 0;
+        size_t i;
+        json_array_foreach(choices, i, row) {
+            const json_t *agrees = json_object_get(row, "agrees");
+            const char *name = json_string_value(json_object_get(row, "method"));
+            if (!agrees || strcmp(name, flrq_bench_method_names[method]) != 0) continue;
+            matrices++;
+            if (!json_is_true(agrees)) json_array_append(differ, json_object_get(row, "matrix"));
+        }
+        json_int_t agree = matrices - (json_int_t)json_array_size(differ);
+        if (matrices)
+            json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:O}", "method", flrq_bench_method_names[method],
+                                                  "matrices", matrices, "agree", agree, "differ", differ));
+        json_decref(differ);
+    }
+    return list;
 }
 
 /* ---- one matrix -------------------------------------------------------------------------------------------------- */
@@ -557,7 +578,8 @@ static flrq_status parse(bench *b, const flrq_params *params) {
     return flrq_bench_sources_open(&b->sources, params);
 }
 
-static flrq_status write_results(const bench *b, const flrq_bench_files *files, const json_t *result) {
+/* After every matrix, so that a bench of hours that is stopped leaves what it measured; figures come at the end. */
+static flrq_status write_tables(const bench *b) {
     static const char *const rows[] = {"matrix",
                                        "rows",
                                        "cols",
@@ -585,11 +607,11 @@ static flrq_status write_results(const bench *b, const flrq_bench_files *files, 
         "matrix", "rows",     "cols",   "spectrum",  "outliers", "method", "bits",       "rank_r1flr",      "rank_best",
         "cap",    "cap_from", "capped", "reference", "agrees",   "amax_0", "amax_r1flr", "curve_difference"};
     static const char *const curves[] = {"matrix", "method", "r", "amax"};
-    FLRQ_TRY(flrq_bench_csv(files, NULL, b->table, rows, sizeof rows / sizeof *rows));
-    FLRQ_TRY(flrq_bench_csv(files, "ranks", b->choices, ranks, sizeof ranks / sizeof *ranks));
-    FLRQ_TRY(flrq_bench_csv(files, "amax", b->curves, curves, sizeof curves / sizeof *curves));
-    FLRQ_TRY(flrq_bench_sketch_figures(files, result, b->reporter));
-    return flrq_bench_result(files, result);
+    json_object_set_new(b->result, "agreement", agreement_of(b->choices));
+    FLRQ_TRY(flrq_bench_csv(&b->files, NULL, b->table, rows, sizeof rows / sizeof *rows));
+    FLRQ_TRY(flrq_bench_csv(&b->files, "ranks", b->choices, ranks, sizeof ranks / sizeof *ranks));
+    FLRQ_TRY(flrq_bench_csv(&b->files, "amax", b->curves, curves, sizeof curves / sizeof *curves));
+    return flrq_bench_result(&b->files, b->result);
 }
 
 flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
@@ -599,34 +621,33 @@ flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *repo
                .matrices = json_array(),
                .table = json_array(),
                .choices = json_array(),
-               .curves = json_array(),
-               .differ = json_array()};
-    flrq_bench_files files;
+               .curves = json_array()};
     flrq_status status = FLRQ_OK;
     FLRQ_GOTO(parse(&b, params));
-    FLRQ_GOTO(flrq_bench_files_open(&files, params, "sketch"));
+    FLRQ_GOTO(flrq_bench_files_open(&b.files, params, "sketch"));
     if (c->dump) FLRQ_GOTO(flrq_dir_make(c->dump));
     FLRQ_GOTO(flrq_backend_open(&b.be, c->device, (int)c->threads));
     FLRQ_GOTO(b.be->info(b.be, &b.device));
     flrq_bench_baseline_check(b.be, &b.device, reporter);
     b.precision =
         b.device.separate_memory && c->precision != PRECISION_FULL ? FLRQ_PRECISION_FAST : FLRQ_PRECISION_FULL;
-    for (size_t i = 0; i < b.sources.count; i++) FLRQ_GOTO(run_source(&b, i));
-    int differing = (int)json_array_size(b.differ);
-    *result = flrq_bench_provenance(params, b.be->name, &b.device);
-    json_object_update_new(*result,
-                           json_pack("{s:s, s:O, s:O, s:O, s:O, s:{s:i, s:i, s:O}}", "precision",
-                                     b.precision == FLRQ_PRECISION_FAST ? "fast" : "full", "matrices", b.matrices,
-                                     "rows", b.table, "ranks", b.choices, "amax", b.curves, "agreement", "matrices",
-                                     b.compared, "agree", b.compared - differing, "differ", b.differ));
-    FLRQ_GOTO(write_results(&b, &files, *result));
+    b.result = flrq_bench_provenance(params, b.be->name, &b.device);
+    json_object_update_new(b.result, json_pack("{s:s, s:O, s:O, s:O, s:O}", "precision",
+                                               b.precision == FLRQ_PRECISION_FAST ? "fast" : "full", "matrices",
+                                               b.matrices, "rows", b.table, "ranks", b.choices, "amax", b.curves));
+    for (size_t i = 0; i < b.sources.count; i++) {
+        FLRQ_GOTO(run_source(&b, i));
+        FLRQ_GOTO(write_tables(&b));
+    }
+    FLRQ_GOTO(flrq_bench_sketch_figures(&b.files, b.result, reporter));
+    *result = json_incref(b.result);
 out:
     flrq_bench_sources_close(&b.sources);
     flrq_backend_close(b.be);
-    json_decref(b.differ);
     json_decref(b.curves);
     json_decref(b.choices);
     json_decref(b.table);
     json_decref(b.matrices);
+    json_decref(b.result);
     return status;
 }

@@ -224,12 +224,13 @@ static const entry table[] = {
          "Their outliers, with commas: columns (every 512th 8 times larger), rows (the same of rows), spikes (single "
          "entries, one in 2^17, 64 times larger), none."),
     TEXT("ranks", "bench", "LIST", "32,64,128", ranks, BENCH_SKETCH, 0, "Comma-separated ranks."),
-    TEXT(
-        "methods", "bench", "LIST", "block,r1,rsvd,svd,svdj", methods, BENCH_SKETCH, 0,
-        "Comma-separated: block and r1 (flrq's), rsvd (the device library's randomised SVD; on a CPU the textbook's, by "
-        "OpenBLAS), svd (its exact one), svdj (by Jacobi rotations)."),
+    TEXT("methods", "bench", "LIST", "block,r1,rsvd,svd,svdj", methods, BENCH_SKETCH, 0,
+         "Comma-separated: block and r1 (flrq's), rsvd (the device library's randomised SVD; on a CPU the textbook's, "
+         "by "
+         "OpenBLAS), svd (its exact one), svdj (by Jacobi rotations)."),
     TEXT("methods", "bench", "LIST", "all", methods, BENCH_METHODS, 0,
-         "Comma-separated: rtn, clip, lqer, svd, block, r1, exact, epochs; all of them otherwise."),
+         "With commas: flrq, r1 and exact (flrq with these sketches), paper (its preset), epochs (1 to 20 rounds), svd "
+         "and lqer (with flrq's ranks), clip and rtn (no low rank; also in halves and quarters of --group); or all."),
     INT("repeats", "bench", "5", 1, 1000, repeats, BENCH_SKETCH, 0, "Timed repetitions after one warm-up."),
     INT("repeats", "bench", "1", 1, 1000, repeats, BENCH_METHODS, 0,
         "Runs of each method; the time is their median, the rest is the same in all."),
@@ -242,7 +243,7 @@ static const entry table[] = {
     REAL("seconds", "bench", "0.5", 0.001, 600, seconds, BENCH_OPS, 0, "Time given to a case."),
     TEXT("shape", "bench", "LIST", "llama2-7b", shape, BENCH_QUANTIZE, 0,
          "Models whose shapes the generated checkpoints have, with commas: llama2-7b, -13b, -70b, llama3-8b, -70b, "
-         "opt-1.3b, -2.7b, -6.7b, -13b, -30b, -66b, qwen2.5-72b, tiny."),
+         "opt-1.3b, -2.7b, -6.7b, -13b, -30b, -66b, qwen2.5-72b, or all of them; tiny, tiny-opt, tiny-qwen2."),
     INT("blocks", "bench", "0", 0, 1000, blocks, BENCH_QUANTIZE, 0,
         "Blocks to generate and run, the rest extrapolated; 0 = all of the model."),
     TEXT("scratch", "bench", "DIR", NULL, scratch, BENCH_QUANTIZE | BENCH_OPS | BENCH_METHODS, 0,

@@ -404,7 +404,8 @@ static const char bench_sketch_result[] =
     "\"cap_from\":\"size\",\"capped\":true,\"reference\":\"block\"},"
     "{\"matrix\":\"a\\u001b[31m\",\"method\":\"rsvd\",\"bits\":4,\"rank_r1flr\":51,\"rank_best\":1,\"cap\":51,"
     "\"cap_from\":\"rank-extra\",\"capped\":true,\"reference\":\"block\"}],"
-    "\"amax\":[],\"agreement\":{\"matrices\":2,\"agree\":1,\"differ\":[\"power+columns 4096x4096\",\"a\\u001b[31m\"]}}";
+    "\"amax\":[],\"agreement\":[{\"method\":\"block\",\"matrices\":2,\"agree\":2,\"differ\":[]},{\"method\":\"r1\","
+    "\"matrices\":2,\"agree\":0,\"differ\":[\"power+columns 4096x4096\",\"a\\u001b[31m\"]}]}";
 
 static const char bench_ops_result[] =
     "{\"device\":\"cuda\",\"machine\":\"Some "
