@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""headline.py - the tables at the head of README.md, made from the files under bench/results.
+"""headline.py - the tables at the head of README.md, made from files under bench/results.
 
     headline.py            writes them between the two marks in README.md
     headline.py --check    says whether they are what the files give; exit code 1 when not
 
-Every folder of bench/results is one machine; a table is made of each file that the folder has. Nothing is computed here
-but ratios of numbers that stand in one file, hence in one run. The standard library is all it needs.
+Every folder of bench/results is one device. Tables are made of methods, peers-quantize, peers-sketch (sketch where there
+is none), sketch-large and quantize* (.csv and .json), as far as the folder has them. Nothing is computed here but ratios of
+numbers that stand in one file, hence in one run. The standard library is all it needs.
 """
 import csv
 import json
@@ -20,7 +21,7 @@ SKETCH_RANK = 32
 def rows_of(folder, name):
     """Rows of a CSV file as dictionaries, and what its JSON file says about the run; empty when there is none."""
     path = os.path.join(folder, name)
-    if not os.path.exists(path + ".csv"):
+    if not os.path.exists(path + ".csv") or not os.path.exists(path + ".json"):
         return [], {}
     with open(path + ".csv", newline="") as f:
         rows = list(csv.DictReader(f))
@@ -50,7 +51,9 @@ def seconds(row):
 
 
 def table(head, body):
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)] + ["| " + " | ".join(r) + " |" for r in body] + [""]
+    lines = [[c.replace("|", "/") for c in r] for r in [head] + body]
+    lines.insert(1, ["---"] * len(head))
+    return ["| " + " | ".join(r) + " |" for r in lines] + [""]
 
 
 def source(folder, names, run):
@@ -63,6 +66,16 @@ def source(folder, names, run):
 
 def strong(cells, is_ours):
     return [f"**{c}**" if is_ours and c else c for c in cells]
+
+
+def fixed(row, key, decimals):
+    value = number(row, key)
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def kl(row):
+    value = number(row, "kl_mean")
+    return "" if value is None else digits(value)
 
 
 def methods_table(folder):
@@ -81,9 +94,10 @@ def methods_table(folder):
             if smaller and not (row["kind"] == "clip" and number(row, "group") * 2 == run["group"]):
                 continue
             label = f"{names[row['kind']]}, {bits} bits" + (f", groups of {row['group']}" if smaller else "")
-            body.append(strong([label, f"{number(row, 'bits_per_weight'):.3f}", f"{number(row, 'perplexity'):.3f}",
-                                f"{100 * number(row, 'perplexity_change'):+.2f} %", digits(number(row, "kl_mean")),
-                                seconds(row)], row["kind"] == "flrq"))
+            change = number(row, "perplexity_change")
+            body.append(strong([label, fixed(row, "bits_per_weight", 3), fixed(row, "perplexity", 3),
+                                "" if change is None else f"{100 * change:+.2f} %", kl(row), seconds(row)],
+                               row["kind"] == "flrq"))
     head = [f"`{os.path.basename(run['model'])}`, groups of {run['group']}", "bits/weight in total", "perplexity", "",
             "KL, nats/token", "seconds"]
     return table(head, body) + source(folder, ["methods"], run)
@@ -94,14 +108,14 @@ def peers_table(folder):
     rows, run = rows_of(folder, "peers-quantize")
     body = []
     for row in rows:
-        if row["peer"] == "control":
+        if row["peer"] == "source":
             continue
-        name = f"{row['peer']} {row['version']}: {row['method']}" if row["peer"] != "flrq" else f"flrq: {row['method']}"
+        name = " ".join(x for x in (row["peer"], row["version"] if row["peer"] != "flrq" else "", row["method"]) if x)
         if row["status"] != "ok":
             body.append([name, row["bits"], row["status"], "", "", ""])
             continue
-        body.append(strong([name, row["bits"], f"{number(row, 'bits_per_weight'):.3f}",
-                            f"{number(row, 'perplexity'):.3f}", digits(number(row, "kl_mean")), seconds(row)],
+        body.append(strong([name, row["bits"], fixed(row, "bits_per_weight", 3), fixed(row, "perplexity", 3), kl(row),
+                            seconds(row)],
                            row["peer"] == "flrq" and row["method"] == "flrq"))
     if not body:
         return []
@@ -109,11 +123,20 @@ def peers_table(folder):
     return table(head, body) + source(folder, ["peers-quantize"], run)
 
 
+def routine(row):
+    """flrq and the libraries by what ran; of PyTorch the function and what is behind it."""
+    if row.get("peer", "flrq") == "flrq":
+        return row.get("routine") or row["method"]
+    return f"{row['method']} {row['version']} ({row['routine']})"
+
+
 def sketch_table(folder):
     """One row a method on every matrix of the run with the peers, and of the run with large matrices."""
     body, files, used = [], [], {}
-    for name in ("peers-sketch", "sketch-large"):
+    for name in ("peers-sketch", "sketch", "sketch-large"):
         rows, run = rows_of(folder, name)
+        if name == "sketch" and files:
+            continue
         rows = [r for r in rows if number(r, "rank") == SKETCH_RANK and r["status"] == "ok"]
         if not rows:
             continue
@@ -125,7 +148,7 @@ def sketch_table(folder):
             for row in same:
                 excess = number(row, "excess")
                 ratio = number(row, "seconds") / number(ours, "seconds") if ours else None
-                body.append(strong([matrix, row.get("routine") or row["method"], seconds(row),
+                body.append(strong([matrix, routine(row), seconds(row),
                                     "" if ratio is None else f"{digits(ratio)}×",
                                     "" if excess is None else f"{100 * max(excess, 0):.2f} %"], row is ours))
     if not body:
@@ -135,19 +158,21 @@ def sketch_table(folder):
 
 
 def quantize_table(folder):
-    rows, run = rows_of(folder, "quantize")
-    body = []
-    for row in rows:
-        if row["phase"] != "total" or number(row, "floor") is None:
-            continue
-        whole = number(row, "seconds_model")
-        body.append([row["shape"], digits(number(row, "seconds")), digits(number(row, "floor")),
-                     f"{number(row, 'seconds') / number(row, 'floor'):.2f}", digits(whole) if whole else ""])
+    body, files, used = [], [], {}
+    for name in sorted(f[:-4] for f in os.listdir(folder) if f.startswith("quantize") and f.endswith(".csv")):
+        rows, run = rows_of(folder, name)
+        rows = [r for r in rows if r["phase"] == "total" and number(r, "floor") is not None]
+        files += [name] if rows else []
+        used = used or run
+        for row in rows:
+            whole = number(row, "seconds_model")
+            body.append([row["shape"], digits(number(row, "seconds")), digits(number(row, "floor")),
+                         f"{number(row, 'seconds') / number(row, 'floor'):.2f}", digits(whole) if whole else ""])
     if not body:
         return []
     head = ["whole job", "seconds of what was run", "floor: forwards and weights", "over the floor",
             "whole model, extrapolated, s"]
-    return table(head, body) + source(folder, ["quantize"], run)
+    return table(head, body) + source(folder, files, used)
 
 
 def headline():

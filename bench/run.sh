@@ -1,6 +1,6 @@
 #!/bin/sh
 # run.sh BUILD [OUT] - every bench on this machine's CPU, into bench/results/<machine>. Quiet machine wanted: nothing else
-# running; about half an hour on two cores. PYTHON names a Python that has the peers (python3 otherwise); what it lacks is
+# running; about an hour on two cores. PYTHON names a Python that has the peers (python3 otherwise); what it lacks is
 # a row saying so. STEPS="sketch methods" runs some of: ops clip sketch large spectra methods planted quantize peers ablation.
 set -eu
 
@@ -13,7 +13,9 @@ model=tests/data/tinylm
 texts="--calib $model/calib.txt --text $model/eval.txt --doc-sep \\n --ctx 256 --calib-samples 64 --calib-len 256"
 python=${PYTHON:-python3}
 mkdir -p "$out"
-work=$(mktemp -d)
+work=$build/bench-work # not a temporary name: it stands in the commands that the results tell
+rm -rf "$work"
+mkdir "$work"
 trap 'rm -rf "$work"' EXIT
 if grep -q avx512bw /proc/cpuinfo; then
     export OPENBLAS_CORETYPE=SkylakeX

@@ -142,12 +142,11 @@ step_bench_ops() {
     flrq bench ops --device "$device" -o "$results" "${bench_ops[@]}" 2>/dev/null
 }
 
-# PyTorch's SVDs on the same matrices in the same run, where there is a PyTorch.
+# Then PyTorch's SVDs beside flrq's in one run, where there is a PyTorch.
 step_bench_sketch() {
-    if python3 -c 'import torch' 2>/dev/null; then
-        python3 bench/peers.py sketch --flrq "$bin/flrq" --device "$device" -o "$results" "${bench_peers[@]}" || return
-    fi
-    flrq bench sketch --device "$device" -o "$results" "${bench_sketch[@]}" 2>/dev/null
+    flrq bench sketch --device "$device" -o "$results" "${bench_sketch[@]}" 2>/dev/null || return
+    python3 -c 'import torch' 2>/dev/null || return 0
+    python3 bench/peers.py sketch --flrq "$bin/flrq" --device "$device" -o "$results" "${bench_peers[@]}"
 }
 
 step_bench_methods() {

@@ -428,8 +428,10 @@ static void equal_bits_facts(cli_table *facts, const json_t *rows) {
         double ratio = cli_real(row, "equal_ratio"), bits = cli_real(row, "bits_per_weight");
         if (!kind || strcmp(kind, "flrq") != 0 || isnan(ratio)) continue;
         char *label = cli_printf("at %s bits", cli_fixed(bits, 3).text);
-        cli_fact(facts, label, "flrq's KL is %s of what clip only has at as many bits%s", cli_fixed(ratio, 3).text,
-                 ratio <= 1 ? "" : ": smaller groups are the better buy here");
+        cli_fact(facts, label, "flrq's KL is %s of clip only's at as many bits (interpolated from %s and %s bits)%s",
+                 cli_fixed(ratio, 3).text, cli_fixed(cli_real(row, "equal_from_bits"), 3).text,
+                 cli_fixed(cli_real(row, "equal_to_bits"), 3).text,
+                 ratio <= 1 ? "" : ": here low rank is the worse buy");
         free(label);
     }
 }

@@ -13,9 +13,10 @@
 
 /* ---- results ----------------------------------------------------------------------------------------------------- */
 
-flrq_status flrq_bench_files_open(flrq_bench_files *out, const flrq_params *params, const char *name) {
+flrq_status flrq_bench_files_open(flrq_bench_files *out, const flrq_params *params, const flrq_reporter *reporter,
+                                  const char *name) {
     const flrq_config *c = &params->config;
-    *out = (flrq_bench_files){c->out, c->name ? c->name : name};
+    *out = (flrq_bench_files){c->out, c->name ? c->name : name, reporter};
     if (!*out->name || strchr(out->name, '/'))
         return flrq_fail(FLRQ_ERR_USAGE, "--name begins names of files in -o DIR; it cannot be \"%s\"", out->name);
     if (!out->dir) {
@@ -49,7 +50,7 @@ static flrq_status finish(const flrq_bench_files *files, const char *part, const
 }
 
 static void csv_text(FILE *f, const char *text) {
-    if (!strpbrk(text, ",\"\n")) {
+    if (!strpbrk(text, ",\"\r\n")) {
         fputs(text, f);
         return;
     }
@@ -107,7 +108,13 @@ flrq_status flrq_bench_figure_bars(const flrq_bench_files *files, const char *pa
 flrq_status flrq_bench_result(const flrq_bench_files *files, const json_t *result) {
     if (!files->dir) return FLRQ_OK;
     char *path = path_of(files, NULL, "json");
-    flrq_status status = path ? flrq_json_write(path, result) : flrq_fail_memory(0, "a path");
+    json_t *whole = json_copy((json_t *)result);
+    flrq_status status = FLRQ_OK;
+    if (!path || !whole || json_object_set(whole, "notices", files->reporter->notices) != 0)
+        FLRQ_GOTO(flrq_fail_memory(0, "the result"));
+    status = flrq_json_write(path, whole);
+out:
+    json_decref(whole);
     free(path);
     return status;
 }
@@ -117,11 +124,13 @@ json_t *flrq_bench_provenance(const flrq_params *params, const char *device_name
     struct tm day;
     time_t now = time(NULL);
     char *command = flrq_params_command_line(params);
+    double load = 0;
+    if (getloadavg(&load, 1) != 1) load = 0;
     strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &day));
-    json_t *object =
-        json_pack("{s:s*, s:s, s:s, s:s, s:s, s:s, s:s, s:i}", "command", command, "version", flrq_version(), "date",
-                  date, "device", device_name, "machine", device->name, "instruction_set", device->instruction_set,
-                  "libraries", device->libraries, "threads", device->threads);
+    json_t *object = json_pack("{s:s*, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:f}", "command", command, "version",
+                               flrq_version(), "date", date, "device", device_name, "machine", device->name,
+                               "instruction_set", device->instruction_set, "libraries", device->libraries, "threads",
+                               device->threads, "load_before", load);
     free(command);
     return object;
 }
@@ -174,7 +183,8 @@ static int by_value(const void *a, const void *b) {
 
 flrq_bench_spread flrq_bench_spread_of(double *seconds, int count) {
     qsort(seconds, (size_t)count, sizeof *seconds, by_value);
-    return (flrq_bench_spread){seconds[count / 2], seconds[count / 10], seconds[count - 1 - count / 10], count};
+    return (flrq_bench_spread){0.5 * (seconds[(count - 1) / 2] + seconds[count / 2]), seconds[count / 10],
+                               seconds[count - 1 - count / 10], count};
 }
 
 /* Whether the two commands share the option: of the same name each may have one of its own. */
@@ -186,13 +196,14 @@ static bool shares(const flrq_params *params, const flrq_option *option) {
     return false;
 }
 
-flrq_status flrq_bench_params(flrq_params **out, const flrq_params *params, const char *command) {
+flrq_status flrq_bench_params(flrq_params **out, const flrq_params *params, const char *command, const char *except) {
     size_t count;
     FLRQ_TRY(flrq_params_new(out, command));
     const flrq_option *const *options = flrq_command_options(command, &count);
     for (size_t i = 0; i < count; i++) {
         const char *name = options[i]->name;
         if (!shares(params, options[i]) || !flrq_params_given(params, name)) continue;
+        if (except && strcmp(name, except) == 0) continue;
         flrq_status status = flrq_params_set(*out, name, flrq_params_get(params, name));
         if (status == FLRQ_OK) continue;
         flrq_params_free(*out);

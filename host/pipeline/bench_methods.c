@@ -32,18 +32,19 @@ static const variant variants[] = {
     {"r1", "flrq (r1 sketch)", 1, .options = {{"sketch", "r1"}}},
     {"exact", "flrq (exact SVD)", 1, .options = {{"sketch", "svd"}}},
     {"paper", "flrq (preset paper)", 1, .options = {{"preset", "paper"}}},
-    {"epochs", "flrq (1 round)", 1, .options = {{"epochs", "1"}}},
-    {"epochs", "flrq (2 rounds)", 1, .options = {{"epochs", "2"}}},
-    {"epochs", "flrq (3 rounds)", 1, .options = {{"epochs", "3"}}},
-    {"epochs", "flrq (5 rounds)", 1, .options = {{"epochs", "5"}}},
-    {"epochs", "flrq (10 rounds)", 1, .options = {{"epochs", "10"}}},
-    {"epochs", "flrq (20 rounds)", 1, .options = {{"epochs", "20"}}},
-    {"svd", "SVD then nearest (flrq's ranks)", 1, true,
+    {"epochs", "flrq (1 more round)", 1, .options = {{"epochs", "1"}}},
+    {"epochs", "flrq (2 more rounds)", 1, .options = {{"epochs", "2"}}},
+    {"epochs", "flrq (3 more rounds)", 1, .options = {{"epochs", "3"}}},
+    {"epochs", "flrq (5 more rounds)", 1, .options = {{"epochs", "5"}}},
+    {"epochs", "flrq (10 more rounds)", 1, .options = {{"epochs", "10"}}},
+    {"epochs", "flrq (20 more rounds)", 1, .options = {{"epochs", "20"}}},
+    {"svd", "SVD then nearest (flrq's ranks)", 1, true, true,
      .options = {{"sketch", "svd"}, {"metric", "none"}, {"clip", "none"}, {"epochs", "0"}}},
     {"lqer", "lqer by exact SVD (flrq's ranks)", 1, true, .options = {{"method", "lqer"}, {"sketch", "svd"}}},
     {"clip", "clip only", 1, .options = {{"rank-policy", "fixed"}, {"rank", "0"}}},
     {"clip", "clip only", 2, .options = {{"rank-policy", "fixed"}, {"rank", "0"}}},
     {"clip", "clip only", 4, .options = {{"rank-policy", "fixed"}, {"rank", "0"}}},
+    {"clip", "clip only", 8, .options = {{"rank-policy", "fixed"}, {"rank", "0"}}},
     {"rtn", "round to nearest", 1, .weights_only = true, .options = {{"method", "rtn"}}},
     {"rtn", "round to nearest", 2, .weights_only = true, .options = {{"method", "rtn"}}},
     {"rtn", "round to nearest", 4, .weights_only = true, .options = {{"method", "rtn"}}},
@@ -122,14 +123,14 @@ static flrq_status set_number(flrq_params *params, const char *name, int64_t val
 
 static flrq_status params_of(const bench *b, const variant *v, int64_t bits, flrq_params **out) {
     flrq_status status = FLRQ_OK;
-    FLRQ_TRY(flrq_bench_params(out, b->params, "quantize"));
+    FLRQ_TRY(flrq_bench_params(out, b->params, "quantize", v->weights_only ? "calib-tokens" : NULL));
     for (size_t i = 0; i < sizeof v->options / sizeof *v->options && v->options[i][0]; i++)
         FLRQ_GOTO(flrq_params_set(*out, v->options[i][0], v->options[i][1]));
     FLRQ_GOTO(flrq_params_set(*out, "out", b->out));
     FLRQ_GOTO(set_number(*out, "bits", bits));
     if (v->divide > 1) FLRQ_GOTO(set_number(*out, "group", b->config->group / v->divide));
     if (v->same_ranks) FLRQ_GOTO(flrq_params_set(*out, "ranks-from", b->report));
-    if (v->weights_only && b->config->calib) FLRQ_GOTO(flrq_params_set(*out, "calib", "none"));
+    if (v->weights_only) FLRQ_GOTO(flrq_params_set(*out, "calib", "none"));
     status = flrq_params_check(*out);
 out:
     if (status != FLRQ_OK) {
@@ -177,7 +178,7 @@ static flrq_status evaluate(const bench *b, const char *folder, const char *agai
     flrq_params *params;
     flrq_reporter silent = {.start = flrq_seconds()};
     flrq_status status = FLRQ_OK;
-    FLRQ_TRY(flrq_bench_params(&params, b->params, "eval"));
+    FLRQ_TRY(flrq_bench_params(&params, b->params, "eval", NULL));
     FLRQ_GOTO(flrq_params_set(params, "model", folder));
     if (against) FLRQ_GOTO(flrq_params_set(params, "against", against));
     FLRQ_GOTO(flrq_params_check(params));
@@ -195,6 +196,30 @@ static flrq_status keep_ranks(const bench *b) {
     return status;
 }
 
+static void set_real(json_t *row, const char *key, double value) {
+    json_object_set_new(row, key, isfinite(value) ? json_real(value) : json_null());
+}
+
+static void add_numbers(json_t *row, const json_t *run, const json_t *eval, const flrq_bench_spread *t, double source) {
+    const json_t *against = json_object_get(eval, "against"), *phases = json_object_get(run, "phases");
+    double perplexity = number(eval, "perplexity");
+    set_real(row, "bits_per_weight", number(run, "bits_per_weight"));
+    set_real(row, "error", number(run, "error"));
+    set_real(row, "rank_mean", number(run, "average_rank"));
+    set_real(row, "rank_max", number(run, "max_rank"));
+    set_real(row, "perplexity", perplexity);
+    set_real(row, "perplexity_change", perplexity / source - 1);
+    set_real(row, "kl_mean", number(against, "kl_mean"));
+    set_real(row, "kl_max", number(against, "kl_max"));
+    set_real(row, "top1_agreement", number(against, "top1_agreement"));
+    set_real(row, "seconds", t->median);
+    set_real(row, "seconds_p10", t->p10);
+    set_real(row, "seconds_p90", t->p90);
+    json_object_set_new(row, "runs", json_integer(t->runs));
+    set_real(row, "seconds_calibrate", number(phases, "calibrate"));
+    set_real(row, "seconds_fit", number(phases, "quantize"));
+}
+
 static flrq_status run_variant(bench *b, const variant *v, int64_t bits, double source) {
     flrq_params *params = NULL;
     json_t *run = NULL, *eval = NULL;
@@ -203,21 +228,16 @@ static flrq_status run_variant(bench *b, const variant *v, int64_t bits, double 
     json_t *row = json_pack("{s:I, s:s, s:s, s:I, s:s}", "bits", (json_int_t)bits, "kind", v->kind, "method", v->label,
                             "group", (json_int_t)(b->config->group / v->divide), "status", "ok");
     json_array_append_new(b->rows, row);
+    if (v->same_ranks && !flrq_path_exists(b->report)) {
+        json_object_set_new(row, "status", json_string("flrq's own run failed, so there are no ranks"));
+        return FLRQ_OK;
+    }
     FLRQ_GOTO(params_of(b, v, bits, &params));
     FLRQ_GOTO(quantize(b, v, params, &run, &t));
     if (strcmp(v->kind, "flrq") == 0) FLRQ_GOTO(keep_ranks(b));
     FLRQ_GOTO(evaluate(b, b->out, b->config->model, &eval));
-    const json_t *against = json_object_get(eval, "against"), *phases = json_object_get(run, "phases");
-    double perplexity = number(eval, "perplexity");
-    json_object_update_new(
-        row, json_pack("{s:f, s:o, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:f, s:f}", "bits_per_weight",
-                       number(run, "bits_per_weight"), "error",
-                       v->weights_only ? json_null() : json_real(number(run, "error")), "rank_mean",
-                       number(run, "average_rank"), "rank_max", (json_int_t)number(run, "max_rank"), "perplexity",
-                       perplexity, "perplexity_change", perplexity / source - 1, "kl_mean", number(against, "kl_mean"),
-                       "kl_max", number(against, "kl_max"), "top1_agreement", number(against, "top1_agreement"),
-                       "seconds", t.median, "seconds_p10", t.p10, "seconds_p90", t.p90, "runs", t.runs,
-                       "seconds_calibrate", number(phases, "calibrate"), "seconds_fit", number(phases, "quantize")));
+    add_numbers(row, run, eval, &t, source);
+    if (v->weights_only) json_object_set_new(row, "error", json_null()); /* of the weights, not of the output */
 out:
     flrq_params_free(params);
     json_decref(eval);
@@ -277,10 +297,10 @@ static const char *series_name(const char *kind) {
                                              "flrq (r1 sketch)",
                                              "flrq (exact SVD)",
                                              "flrq (preset paper)",
-                                             "flrq (1 to 20 rounds)",
+                                             "flrq (1 to 20 more rounds)",
                                              "SVD then nearest (flrq's ranks)",
                                              "lqer (flrq's ranks)",
-                                             "clip only (groups g to g/4)",
+                                             "clip only (groups g to g/8)",
                                              "round to nearest (groups g to g/4)"};
     return names[kind_of(kind)];
 }
@@ -373,19 +393,49 @@ static flrq_status write_results(const bench *b) {
     return flrq_bench_result(&b->files, b->result);
 }
 
+/* What one of the jobs would refuse ends the bench before the first. */
+static flrq_status check_all(const bench *b) {
+    for (int i = 0; i < b->n_bits; i++)
+        for (int v = 0; v < VARIANTS; v++) {
+            flrq_params *params;
+            if (!takes_part(b, &variants[v])) continue;
+            FLRQ_TRY(flrq_trace(params_of(b, &variants[v], b->bits[i], &params), "%lld bits: %s", (long long)b->bits[i],
+                                variants[v].label));
+            flrq_params_free(params);
+        }
+    return FLRQ_OK;
+}
+
+/* Every method at one number of bits. */
+static flrq_status run_bits(bench *b, int64_t bits, double source, int64_t *done, int64_t all) {
+    FLRQ_TRY(flrq_bench_folder_remove(b->report)); /* ranks of other bits */
+    for (int v = 0; v < VARIANTS; v++) {
+        char phase[96];
+        if (!takes_part(b, &variants[v])) continue;
+        snprintf(phase, sizeof phase, "%lld bits: %s", (long long)bits, variants[v].label);
+        flrq_progress(b->reporter, phase, (*done)++, all);
+        FLRQ_TRY(flrq_trace(run_variant(b, &variants[v], bits, source), "%s", phase));
+        FLRQ_TRY(write_results(b));
+    }
+    return FLRQ_OK;
+}
+
 static flrq_status run_all(bench *b, double source) {
     int64_t done = 0, all = 0;
     for (int v = 0; v < VARIANTS; v++) all += takes_part(b, &variants[v]) ? b->n_bits : 0;
-    for (int i = 0; i < b->n_bits; i++)
-        for (int v = 0; v < VARIANTS; v++) {
-            char phase[96];
-            if (!takes_part(b, &variants[v])) continue;
-            snprintf(phase, sizeof phase, "%lld bits: %s", (long long)b->bits[i], variants[v].label);
-            flrq_progress(b->reporter, phase, done++, all);
-            FLRQ_TRY(flrq_trace(run_variant(b, &variants[v], b->bits[i], source), "%s", phase));
-            FLRQ_TRY(write_results(b));
-        }
+    for (int i = 0; i < b->n_bits; i++) FLRQ_TRY(run_bits(b, b->bits[i], source, &done, all));
     return FLRQ_OK;
+}
+
+/* The beginning of the result; the rows come later. */
+static flrq_status begin_result(bench *b, const json_t *source) {
+    json_t *facts =
+        json_pack("{s:s, s:I, s:f, s:O, s:O, s:O}", "model", b->config->model, "group", (json_int_t)b->config->group,
+                  "source_perplexity", number(source, "perplexity"), "scored", json_object_get(source, "scored"),
+                  "context", json_object_get(source, "context"), "rows", b->rows);
+    if (facts && b->result && json_object_update_new(b->result, facts) == 0) return FLRQ_OK;
+    return flrq_fail(FLRQ_ERR_USAGE, "%s: the result is JSON, which cannot hold a name that is not UTF-8",
+                     b->config->model);
 }
 
 flrq_status flrq_job_bench_methods(const flrq_params *params, flrq_reporter *reporter, json_t **result) {
@@ -397,20 +447,17 @@ flrq_status flrq_job_bench_methods(const flrq_params *params, flrq_reporter *rep
     flrq_status status = FLRQ_OK;
     FLRQ_GOTO(parse_bits(&b));
     FLRQ_GOTO(parse_methods(&b));
-    FLRQ_GOTO(flrq_bench_files_open(&b.files, params, "methods"));
+    FLRQ_GOTO(flrq_bench_files_open(&b.files, params, reporter, "methods"));
     FLRQ_GOTO(flrq_backend_open(&be, b.config->device, (int)b.config->threads));
     FLRQ_GOTO(be->info(be, &device));
     b.result = flrq_bench_provenance(params, be->name, &device);
     flrq_backend_close(be); /* the jobs open their own */
     be = NULL;
     FLRQ_GOTO(make_folders(&b));
+    FLRQ_GOTO(check_all(&b));
     flrq_progress(reporter, "source", 0, 1);
     FLRQ_GOTO(evaluate(&b, b.config->model, NULL, &source));
-    json_object_update_new(b.result,
-                           json_pack("{s:s, s:I, s:f, s:O, s:O, s:O}", "model", b.config->model, "group",
-                                     (json_int_t)b.config->group, "source_perplexity", number(source, "perplexity"),
-                                     "scored", json_object_get(source, "scored"), "context",
-                                     json_object_get(source, "context"), "rows", b.rows));
+    FLRQ_GOTO(begin_result(&b, source));
     FLRQ_GOTO(run_all(&b, number(source, "perplexity")));
     *result = json_incref(b.result);
 out:

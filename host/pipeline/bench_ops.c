@@ -88,7 +88,7 @@ flrq_status flrq_job_bench_ops(const flrq_params *params, flrq_reporter *reporte
     if (cases == 0)
         FLRQ_GOTO(flrq_fail(FLRQ_ERR_USAGE, "--only \"%s\": no bench case has that text%s", c->only,
                             c->full ? "" : " (more with --full)"));
-    FLRQ_GOTO(flrq_bench_files_open(&files, params, "ops"));
+    FLRQ_GOTO(flrq_bench_files_open(&files, params, reporter, "ops"));
     FLRQ_GOTO(flrq_backend_open(&be, c->device, (int)c->threads));
     FLRQ_GOTO(be->info(be, &device));
     flrq_progress(reporter, "limits", 0, 1);

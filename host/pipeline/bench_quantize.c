@@ -166,7 +166,7 @@ out:
 
 /* Parameters of `command` for this run. */
 static flrq_status params_for(const run *r, flrq_params **out, const char *command) {
-    FLRQ_TRY(flrq_bench_params(out, r->b->params, command));
+    FLRQ_TRY(flrq_bench_params(out, r->b->params, command, NULL));
     flrq_status status = FLRQ_OK;
     FLRQ_GOTO(flrq_params_set(*out, "model", r->model));
     FLRQ_GOTO(flrq_params_set(*out, "out", r->out));
@@ -543,7 +543,7 @@ flrq_status flrq_job_bench_quantize(const flrq_params *params, flrq_reporter *re
     bench b = {.params = params, .config = c, .reporter = reporter};
     FLRQ_TRY(flrq_bench_shapes_parse(c->shape, shapes, &count));
     FLRQ_TRY(check_options(&b, shapes, count));
-    FLRQ_TRY(flrq_bench_files_open(&b.files, params, "quantize"));
+    FLRQ_TRY(flrq_bench_files_open(&b.files, params, reporter, "quantize"));
     FLRQ_TRY(flrq_backend_open(&be, c->device, (int)c->threads));
     status = be->info(be, &b.device);
     snprintf(b.backend, sizeof b.backend, "%s", be->name);

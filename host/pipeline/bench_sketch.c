@@ -624,7 +624,7 @@ flrq_status flrq_job_bench_sketch(const flrq_params *params, flrq_reporter *repo
                .curves = json_array()};
     flrq_status status = FLRQ_OK;
     FLRQ_GOTO(parse(&b, params));
-    FLRQ_GOTO(flrq_bench_files_open(&b.files, params, "sketch"));
+    FLRQ_GOTO(flrq_bench_files_open(&b.files, params, reporter, "sketch"));
     if (c->dump) FLRQ_GOTO(flrq_dir_make(c->dump));
     FLRQ_GOTO(flrq_backend_open(&b.be, c->device, (int)c->threads));
     FLRQ_GOTO(b.be->info(b.be, &b.device));

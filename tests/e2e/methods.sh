@@ -68,8 +68,8 @@ bench="bench methods $model $calib --text $work/text --ctx 64 --rank-policy fixe
 # shellcheck disable=SC2086
 flrq 0 $bench --bits 3 --methods svd,clip,rtn --repeats 2 --scratch "$work/scratch" -o "$work/results"
 expect "nothing is left" test -z "$(ls "$work/scratch")"
-expect "flrq runs too, for its ranks, and groups are halved twice" test "$(tail -n +2 "$work/results/methods.csv" | wc -l)" -eq 8
-expect "all of them" test "$(grep -c ',ok,' "$work/results/methods.csv")" -eq 8
+expect "flrq runs too, for its ranks, and groups are halved twice" test "$(tail -n +2 "$work/results/methods.csv" | wc -l)" -eq 9
+expect "all of them" test "$(grep -c ',ok,' "$work/results/methods.csv")" -eq 9
 expect "bits of nearest" test "$(cell rtn bits_per_weight)" = 3.125
 expect "the same ranks, the same bits" test "$(cell svd bits_per_weight)" = "$(cell flrq bits_per_weight)"
 expect "runs" test "$(cell clip runs)" -eq 2
@@ -94,6 +94,14 @@ flrq 0 quantize $model -o "$work/own" --bits 3 $calib --rank-policy fixed --rank
 json 0 eval "$work/own" --text "$work/text" --ctx 64 --device "$device" --against $model
 expect "the KL of eval" number "($(cell flrq kl_mean) / $(value kl_mean) - 1) ^ 2 < 1e-14"
 
+expect "SVD of the weights needs no calibration" number "$(cell svd seconds_calibrate) == 0 && $(cell clip seconds_calibrate) > 0"
+head -c 1000 "$work/text" >"$work/short"
+flrq 0 tokenize $model --text "$work/short" -o "$work/tokens.npy"
+flrq 0 bench methods $model --calib-tokens "$work/tokens.npy" --error-sketch 32 --text "$work/text" --ctx 64 --bits 4 \
+    --methods flrq,rtn --device "$device" -o "$work/results" --name tokens
+expect "nor does nearest" test "$(awk -F, '$2 == "rtn" { print $19 }' "$work/results/tokens.csv" | sort -u)" = 0
+flrq 2 $bench --no-sym --bits 4,3
+expect "refused before anything is measured" grep -q "3 bits: .*--no-sym" "$work/err"
 flrq 2 $bench --methods awq
 expect "methods are named" grep -q "lqer" "$work/err"
 flrq 2 $bench --bits 5
