@@ -68,59 +68,63 @@ def strong(cells, is_ours):
     return [f"**{c}**" if is_ours and c else c for c in cells]
 
 
-def fixed(row, key, decimals):
-    value = number(row, key)
-    return "" if value is None else f"{value:.{decimals}f}"
+def cells(row):
+    """Size and quality of one run: three cells, empty without one."""
+    if row is None or row["status"] != "ok":
+        return ["", "", ""]
+    divergence = number(row, "kl_mean")
+    return [f"{number(row, 'bits_per_weight'):.3f}", f"{number(row, 'perplexity'):.3f}",
+            "" if divergence is None else f"{divergence:#.3g}" if divergence else "0"]
 
 
-def kl(row):
-    value = number(row, "kl_mean")
-    return "" if value is None else digits(value)
+def by_bits(corner, rows, label, is_ours, first):
+    """One line a method, three columns for each number of bits, and the seconds at the most bits."""
+    widths = sorted({int(r["bits"]) for r in rows}, reverse=True)
+    head = [corner] + [c for b in widths for c in (f"{b} bits: bits/weight", "perplexity", "KL")]
+    body = [first + [""] * (len(head) + 1 - len(first))]
+    for name in dict.fromkeys(label(r) for r in rows):
+        same = {int(r["bits"]): r for r in rows if label(r) == name}
+        failed = next((r["status"] for r in same.values() if r["status"] != "ok"), "")
+        line = [name] + [c for b in widths for c in cells(same.get(b))]
+        line.append(seconds(same[widths[0]]) if widths[0] in same and not failed else failed)
+        body.append(strong(line, is_ours(next(iter(same.values())))))
+    return table(head + [f"seconds, {widths[0]} bits"], body)
 
 
 def methods_table(folder):
-    """Perplexity, KL and time at each number of bits."""
+    """flrq, clip only in whole and in half groups, and the baselines."""
     rows, run = rows_of(folder, "methods")
+    names = {"flrq": "flrq", "clip": "clip only, no low rank", "rtn": "round to nearest",
+             "lqer": "lqer, flrq's ranks", "svd": "SVD then nearest, flrq's ranks", "paper": "flrq, preset paper"}
     if not rows:
         return []
-    names = {"flrq": "flrq", "clip": "clip only", "rtn": "round to nearest", "lqer": "lqer, flrq's ranks",
-             "svd": "SVD then nearest, flrq's ranks"}
-    body = [["source, bf16", "16", f"{run['source_perplexity']:.3f}", "", "", ""]]
-    for bits in sorted({int(r["bits"]) for r in rows}, reverse=True):
-        for row in rows:
-            smaller = number(row, "group") < run["group"]
-            if int(row["bits"]) != bits or row["kind"] not in names or row["status"] != "ok":
-                continue
-            if smaller and not (row["kind"] == "clip" and number(row, "group") * 2 == run["group"]):
-                continue
-            label = f"{names[row['kind']]}, {bits} bits" + (f", groups of {row['group']}" if smaller else "")
-            change = number(row, "perplexity_change")
-            body.append(strong([label, fixed(row, "bits_per_weight", 3), fixed(row, "perplexity", 3),
-                                "" if change is None else f"{100 * change:+.2f} %", kl(row), seconds(row)],
-                               row["kind"] == "flrq"))
-    head = [f"`{os.path.basename(run['model'])}`, groups of {run['group']}", "bits/weight in total", "perplexity", "",
-            "KL, nats/token", "seconds"]
-    return table(head, body) + source(folder, ["methods"], run)
+
+    def halves(row):
+        return int(run["group"] / number(row, "group"))
+
+    def label(row):
+        return names[row["kind"]] + ("" if halves(row) == 1 else f", groups of {row['group']}")
+    rows = [r for r in rows if r["kind"] in names and (halves(r) == 1 or (r["kind"] == "clip" and halves(r) == 2))]
+    source_row = ["source, bf16", "16", f"{run['source_perplexity']:.3f}", "0"]
+    return by_bits(f"`{os.path.basename(run['model'])}`, groups of {run['group']}", rows, label,
+                   lambda r: r["kind"] == "flrq", source_row) + source(folder, ["methods"], run)
 
 
 def peers_table(folder):
     """The run with the peers, which has flrq in it too; what could not run is told with its reason."""
     rows, run = rows_of(folder, "peers-quantize")
-    body = []
-    for row in rows:
-        if row["peer"] == "source":
-            continue
-        name = " ".join(x for x in (row["peer"], row["version"] if row["peer"] != "flrq" else "", row["method"]) if x)
-        if row["status"] != "ok":
-            body.append([name, row["bits"], row["status"], "", "", ""])
-            continue
-        body.append(strong([name, row["bits"], fixed(row, "bits_per_weight", 3), fixed(row, "perplexity", 3), kl(row),
-                            seconds(row)],
-                           row["peer"] == "flrq" and row["method"] == "flrq"))
-    if not body:
+    if not rows:
         return []
-    head = ["same layers, same groups", "bits", "bits/weight in total", "perplexity", "KL, nats/token", "seconds"]
-    return table(head, body) + source(folder, ["peers-quantize"], run)
+    judged = next((r for r in rows if r["peer"] == "control"), None)
+    rows = [r for r in rows if r["peer"] not in ("source", "control")]
+
+    def label(row):
+        if row["peer"] == "flrq":
+            return "flrq" if row["method"] == "flrq" else f"flrq {row['method']}"
+        return f"{row['peer']} {row['version']}, {row['method']}"
+    first = ["source, judged as the peers are", "16"] + cells(judged)[1:] if judged else [""]
+    return by_bits("the same layers and tokens", rows, label, lambda r: label(r) == "flrq", first) + source(
+        folder, ["peers-quantize"], run)
 
 
 def routine(row):

@@ -56,7 +56,8 @@ step spectra "$flrq" bench sketch --device cpu --shapes 2048x2048 --spectra powe
 step methods "$flrq" bench methods $model $texts --device cpu --repeats 3 -o "$out"
 "$python" bench/plant_outliers.py $model "$work/planted"
 # shellcheck disable=SC2086
-step planted "$flrq" bench methods "$work/planted" $texts --device cpu -o "$out" --name methods-planted
+step planted "$flrq" bench methods "$work/planted" $texts --device cpu --bits 3,2 --methods flrq,paper,svd,lqer,clip,rtn \
+    -o "$out" --name methods-planted
 step quantize "$flrq" bench quantize --device cpu --shape llama2-7b,llama3-8b,opt-6.7b,llama2-70b --blocks 2 \
     --calib-samples 1 --scratch "$work" -o "$out"
 # shellcheck disable=SC2086
