@@ -305,48 +305,70 @@ static const char *series_name(const char *kind) {
     return names[kind_of(kind)];
 }
 
-/* KL divergence over `key`: a series for each kind of method. */
+static const char *bits_name(double bits) {
+    return bits == 2 ? "2 bits" : bits == 3 ? "3 bits" : bits == 4 ? "4 bits" : "8 bits";
+}
+
+typedef struct point {
+    double x, y;
+    const char *label;
+} point;
+
+static int by_x(const void *a, const void *b) {
+    double x = ((const point *)a)->x, y = ((const point *)b)->x;
+    return (x > y) - (x < y);
+}
+
+/* The measured rows of a kind, in the order of `key`. */
+static size_t points_of(const json_t *rows, const char *kind, const char *key, point *out) {
+    size_t count = 0, i;
+    json_t *row;
+    json_array_foreach(rows, i, row) {
+        if (strcmp(json_string_value(json_object_get(row, "kind")), kind) != 0 || !is_measured(row)) continue;
+        out[count++] = (point){number(row, key), number(row, "kl_mean"), bits_name(number(row, "bits"))};
+    }
+    qsort(out, count, sizeof *out, by_x);
+    return count;
+}
+
+/* KL divergence over `key`: a series for each kind of method; over the size, those without low rank are curves. */
 static flrq_status draw(const bench *b, const char *part, const char *key, flrq_chart_axis x_axis, const char *title) {
-    size_t total = json_array_size(b->rows), used = 0, i;
+    size_t total = json_array_size(b->rows), n_series = 0, used = 0;
     flrq_chart_series series[KINDS];
-    size_t n_series = 0;
     char note[256];
+    point *points = malloc((total + 1) * sizeof *points);
     double *x = malloc((total + 1) * sizeof *x), *y = malloc((total + 1) * sizeof *y);
-    char(*text)[16] = malloc((total + 1) * sizeof *text);
     const char **labels = malloc((total + 1) * sizeof *labels);
     flrq_status status = FLRQ_OK;
-    if (!x || !y || !text || !labels) FLRQ_GOTO(flrq_fail_memory(total * sizeof *x, "a figure"));
+    if (!points || !x || !y || !labels) FLRQ_GOTO(flrq_fail_memory(total * sizeof *points, "a figure"));
     for (int k = 0; k < KINDS; k++) {
-        json_t *row;
-        size_t first = used;
-        json_array_foreach(b->rows, i, row) {
-            if (strcmp(json_string_value(json_object_get(row, "kind")), kinds[k]) != 0 || !is_measured(row)) continue;
-            x[used] = number(row, key), y[used] = number(row, "kl_mean");
-            snprintf(text[used], sizeof text[used], "%.0f bits", number(row, "bits"));
-            labels[used] = k == 0 ? text[used] : NULL;
-            used++;
-        }
-        if (used == first) continue;
+        size_t count = points_of(b->rows, kinds[k], key, points);
+        bool curve = strcmp(key, "seconds") != 0 && (k == kind_of("clip") || k == kind_of("rtn"));
+        if (count == 0) continue;
+        for (size_t i = 0; i < count; i++)
+            x[used + i] = points[i].x, y[used + i] = points[i].y, labels[used + i] = k == 0 ? points[i].label : NULL;
         series[n_series++] = (flrq_chart_series){.name = series_name(kinds[k]),
-                                                 .count = used - first,
-                                                 .x = x + first,
-                                                 .y = y + first,
-                                                 .labels = labels + first,
+                                                 .count = count,
+                                                 .x = x + used,
+                                                 .y = y + used,
+                                                 .labels = labels + used,
+                                                 .line = curve,
                                                  .points = true};
+        used += count;
     }
     snprintf(note, sizeof note, "%s, groups of %lld; lower is better", b->config->model, (long long)b->config->group);
     flrq_chart chart = {.title = title,
                         .note = note,
                         .x = x_axis,
-                        .y = {"mean KL divergence from the source, nats per token", true},
+                        .y = {.label = "mean KL from the source, nats/token", .log = true},
                         .series = series,
                         .count = n_series};
     status = flrq_bench_figure(&b->files, part, &chart);
 out:
     free(labels);
-    free(text);
     free(y);
     free(x);
+    free(points);
     return status;
 }
 
@@ -387,9 +409,10 @@ static flrq_status write_results(const bench *b) {
                                        "equal_to_bits"};
     add_equal_bits(b->rows);
     FLRQ_TRY(flrq_bench_csv(&b->files, NULL, b->rows, keys, sizeof keys / sizeof *keys));
-    FLRQ_TRY(
-        draw(b, "bits", "bits_per_weight", (flrq_chart_axis){"total bits per weight", false}, "Quality against size"));
-    FLRQ_TRY(draw(b, "seconds", "seconds", (flrq_chart_axis){"seconds to quantize", true}, "Quality against time"));
+    FLRQ_TRY(draw(b, "bits", "bits_per_weight", (flrq_chart_axis){.label = "total bits per weight"},
+                  "Quality against size"));
+    FLRQ_TRY(draw(b, "seconds", "seconds", (flrq_chart_axis){.label = "seconds to quantize", .log = true},
+                  "Quality against time"));
     return flrq_bench_result(&b->files, b->result);
 }
 

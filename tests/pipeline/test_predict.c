@@ -13,7 +13,7 @@
 enum { SEGMENTS = 5, LENGTH = 600, MAX_WORKERS = 8 };
 
 /* Three chunks of rows in the MLP, one elsewhere; a segment is longer than a tile of tokens. */
-static const flrq_bench_shape shape = {"test", 128, 1280, 2, 4, 2, 64, 1024};
+static const flrq_bench_shape shape = {"test", FLRQ_BENCH_LLAMA, 128, 1280, 2, 4, 2, 64, 1024, 10000};
 static char model_dir[512], tokens_path[560];
 
 static int set_up(void **state) {
@@ -26,7 +26,7 @@ static int set_up(void **state) {
     snprintf(tokens_path, sizeof tokens_path, "%s.npy", model_dir);
     MUST(flrq_dir_make(model_dir));
     MUST(flrq_bench_model_write(model_dir, &shape, shape.blocks, 1, 2, 0, &reporter));
-    MUST(flrq_bench_tokens_write(tokens_path, &shape, SEGMENTS, LENGTH, 1));
+    MUST(flrq_bench_tokens_write(tokens_path, shape.vocab, SEGMENTS, LENGTH, 1));
     return 0;
 }
 
@@ -395,7 +395,7 @@ static void test_weights_only(void **state) {
 
 /* A large generated model of holes, planned for a device. */
 static flrq_model *holes(const char *name) {
-    static const flrq_bench_shape large = {"large", 4096, 11008, 4, 32, 8, 1000, 2048};
+    static const flrq_bench_shape large = {"large", FLRQ_BENCH_LLAMA, 4096, 11008, 4, 32, 8, 1000, 2048, 10000};
     flrq_reporter reporter = {0};
     char dir[600];
     snprintf(dir, sizeof dir, "%s.%s", model_dir, name);

@@ -10,7 +10,7 @@
 enum { WORKERS = 2, SEGMENTS = 2, LENGTH = 64 };
 
 /* Three chunks of rows in the MLP, one elsewhere: both workers have rows to send. */
-static const flrq_bench_shape shape = {"test", 128, 1280, 3, 4, 2, 64, 1024};
+static const flrq_bench_shape shape = {"test", FLRQ_BENCH_LLAMA, 128, 1280, 3, 4, 2, 64, 1024, 10000};
 static char model_dir[512], tokens_path[560];
 
 static int set_up(void **state) {
@@ -21,7 +21,7 @@ static int set_up(void **state) {
     folder_free(f);
     MUST(flrq_dir_make(model_dir));
     MUST(flrq_bench_model_write(model_dir, &shape, shape.blocks, 1, 2, 0, &reporter));
-    MUST(flrq_bench_tokens_write(tokens_path, &shape, SEGMENTS, LENGTH, 1));
+    MUST(flrq_bench_tokens_write(tokens_path, shape.vocab, SEGMENTS, LENGTH, 1));
     return 0;
 }
 
