@@ -150,8 +150,9 @@ step_bench_sketch() {
 }
 
 step_bench_methods() {
+    head -c "$text_bytes" "$model/eval.txt" >"$work/text"
     flrq bench methods "$model" --device "$device" -o "$results" --scratch "$work" --calib "$model/calib.txt" \
-        --text "$model/eval.txt" --doc-sep '\n' "${bench_methods[@]}" 2>/dev/null
+        --text "$work/text" --doc-sep '\n' "${bench_methods[@]}" 2>/dev/null
 }
 
 # bench_run NAME SHAPE OPTION...
@@ -182,11 +183,13 @@ initcheck:60 quantize_70b:90 bench_methods:90 quantize_8b:60 plan:30"
 settings() {
     declare -gA ops_filter=()
     model=tests/data/tinylm
+    text_bytes=1000000 # all of it
     if [ "$device" = cudasim ]; then
         bench_ops=(--only "gram 4096x40" --seconds 0.01)
         bench_sketch=(--shapes "192x128,128x192" --ranks 8 --repeats 1)
         bench_peers=(--shapes "192x128" --ranks 8 --repeats 1)
-        bench_methods=(--bits 3 --methods clip,rtn --ctx 64 --calib-samples 2 --calib-len 64 --error-sketch 32)
+        text_bytes=400
+        bench_methods=(--bits 3 --methods rtn --ctx 64 --calib-samples 2 --calib-len 64 --error-sketch 32)
         shapes=(tiny tiny tiny)
         run_small=(--blocks 2 --calib-samples 2 --calib-len 64 --epochs 1 --error-sketch 32)
         run_large=("${run_small[@]}")
