@@ -106,7 +106,9 @@ while [ $n -lt "$total" ]; do
         m=$((m + 1))
     done
 done
-expect "stops: $stopped" test $stopped -gt 10
+# That enough of these runs were stopped at all. With overlap threads share the operations, and on a busy machine more of the
+# runs are complete before the signal is seen: then fewer.
+expect "stops: $stopped" test $stopped -gt "$([ -n "$options" ] && echo 5 || echo 10)"
 expect "a stop after one block: $both" test -n "$both"
 
 # ---- damage -----------------------------------------------------------------------------------------------------------
