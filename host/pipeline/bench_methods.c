@@ -115,20 +115,14 @@ static bool takes_part(const bench *b, const variant *v) {
 
 /* ---- one method -------------------------------------------------------------------------------------------------- */
 
-static flrq_status set_number(flrq_params *params, const char *name, int64_t value) {
-    char text[32];
-    snprintf(text, sizeof text, "%lld", (long long)value);
-    return flrq_params_set(params, name, text);
-}
-
 static flrq_status params_of(const bench *b, const variant *v, int64_t bits, flrq_params **out) {
     flrq_status status = FLRQ_OK;
     FLRQ_TRY(flrq_bench_params(out, b->params, "quantize", v->weights_only ? "calib-tokens" : NULL));
     for (size_t i = 0; i < sizeof v->options / sizeof *v->options && v->options[i][0]; i++)
         FLRQ_GOTO(flrq_params_set(*out, v->options[i][0], v->options[i][1]));
     FLRQ_GOTO(flrq_params_set(*out, "out", b->out));
-    FLRQ_GOTO(set_number(*out, "bits", bits));
-    if (v->divide > 1) FLRQ_GOTO(set_number(*out, "group", b->config->group / v->divide));
+    FLRQ_GOTO(flrq_params_set_int(*out, "bits", bits));
+    if (v->divide > 1) FLRQ_GOTO(flrq_params_set_int(*out, "group", b->config->group / v->divide));
     if (v->same_ranks) FLRQ_GOTO(flrq_params_set(*out, "ranks-from", b->report));
     if (v->weights_only) FLRQ_GOTO(flrq_params_set(*out, "calib", "none"));
     status = flrq_params_check(*out);

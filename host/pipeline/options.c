@@ -461,6 +461,12 @@ flrq_status flrq_params_set(flrq_params *params, const char *name, const char *v
     return strcmp(name, "preset") == 0 ? apply_preset(params) : FLRQ_OK;
 }
 
+flrq_status flrq_params_set_int(flrq_params *params, const char *name, int64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    return flrq_params_set(params, name, text);
+}
+
 const char *flrq_params_get(const flrq_params *params, const char *name) {
     const entry *e = find(params, name);
     flrq_params *p = (flrq_params *)params; /* the text buffer is a cache */

@@ -107,6 +107,9 @@ struct flrq_params {
 /** True when the caller set the option of that name (rather than leaving its default). */
 int flrq_params_given(const flrq_params *params, const char *name);
 
+/** flrq_params_set() with a number. */
+flrq_status flrq_params_set_int(flrq_params *params, const char *name, int64_t value);
+
 /** All options of the command with their present values, for reports. With bytes_only just those that can change the
  * output's bytes (the fingerprint). New reference. */
 json_t *flrq_params_json(const flrq_params *params, int bytes_only);

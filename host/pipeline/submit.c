@@ -220,12 +220,6 @@ static flrq_status choose_mpi(flrq_submission *s, const flrq_config *run) {
 /* ---- the plan
  * ---------------------------------------------------------------------------------------------------- */
 
-static flrq_status set_number(flrq_params *params, const char *name, int64_t value) {
-    char text[32];
-    snprintf(text, sizeof text, "%lld", (long long)value);
-    return flrq_params_set(params, name, text);
-}
-
 /* The plan of the run on the job's devices (new reference). */
 static flrq_status plan_run(json_t **plan, const flrq_submission *s, const flrq_params *run, flrq_reporter *reporter) {
     const flrq_config *c = s->config;
@@ -245,9 +239,9 @@ static flrq_status plan_run(json_t **plan, const flrq_submission *s, const flrq_
     if (status == FLRQ_OK && strcmp(run->config.device, "auto") == 0)
         status = flrq_params_set(params, "device", c->batch.gpus_per_node > 0 ? "cuda" : "cpu");
     if (status == FLRQ_OK && c->batch.cpus_per_task > 0 && run->config.threads == 0)
-        status = set_number(params, "threads", c->batch.cpus_per_task);
-    if (status == FLRQ_OK) status = set_number(params, "workers", c->batch.nodes * s->tasks);
-    if (status == FLRQ_OK) status = set_number(params, "nodes", c->batch.nodes);
+        status = flrq_params_set_int(params, "threads", c->batch.cpus_per_task);
+    if (status == FLRQ_OK) status = flrq_params_set_int(params, "workers", c->batch.nodes * s->tasks);
+    if (status == FLRQ_OK) status = flrq_params_set_int(params, "nodes", c->batch.nodes);
     if (status == FLRQ_OK && c->profile) status = flrq_params_set(params, "profile", c->profile);
     if (status == FLRQ_OK) status = flrq_job_plan(params, reporter, plan);
     flrq_params_free(params);
